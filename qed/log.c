@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Messages of the engine: see log.h. */
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "log.h"
+
+/* A message is one line whatever names it quotes: a file may be called
+ * "x\nerror: ...".
+ */
+static void
+make_one_line (char *s)
+{
+  for (; *s; ++s)
+    if ((unsigned char) *s < 0x20 || *s == 0x7f)
+      *s = '?';
+}
+
+static void
+emit (const struct qed_log *log, enum qed_log_level level, const char *fmt,
+      va_list ap)
+{
+  const int saved_errno = errno;
+  char *message;
+
+  if (log == NULL || log->fn == NULL)
+    return;
+  if (vasprintf (&message, fmt, ap) < 0) {
+    log->fn (log->opaque, level, "out of memory, a message is lost");
+  }
+  else {
+    make_one_line (message);
+    log->fn (log->opaque, level, message);
+    free (message);
+  }
+  errno = saved_errno;
+}
+
+void
+log_error (const struct qed_log *log, const char *fmt, ...)
+{
+  va_list ap;
+
+  va_start (ap, fmt);
+  emit (log, QED_LOG_ERROR, fmt, ap);
+  va_end (ap);
+}
+
+void
+log_warning (const struct qed_log *log, const char *fmt, ...)
+{
+  va_list ap;
+
+  va_start (ap, fmt);
+  emit (log, QED_LOG_WARNING, fmt, ap);
+  va_end (ap);
+}
+
+void
+log_info (const struct qed_log *log, const char *fmt, ...)
+{
+  va_list ap;
+
+  va_start (ap, fmt);
+  emit (log, QED_LOG_INFO, fmt, ap);
+  va_end (ap);
+}
+
+void
+log_trace (const struct qed_log *log, const char *fmt, ...)
+{
+  va_list ap;
+
+  if (log == NULL || !log->trace)
+    return;
+  va_start (ap, fmt);
+  emit (log, QED_LOG_TRACE, fmt, ap);
+  va_end (ap);
+}
