@@ -127,16 +127,16 @@ format_check_geometry (uint64_t cluster_size, uint64_t table_size,
     return invalid (error, "table size %" PRIu64 " is not possible: choose "
                     "1, 2, 4, 8 or %u clusters", table_size,
                     FORMAT_TABLE_SIZE_MAX);
-  if (image_size % FORMAT_SECTOR != 0)
-    return invalid (error, "image size %" PRIu64 " is not a multiple of %u: "
-                    "%" PRIu64 " would be", image_size, FORMAT_SECTOR,
-                    image_size - image_size % FORMAT_SECTOR);
   max = format_max_image_size (cluster_size, table_size);
   if (image_size > max)
     return invalid (error, "image size %" PRIu64 " is more than clusters of "
                     "%" PRIu64 " bytes and tables of %" PRIu64 " clusters can "
                     "hold (%" PRIu64 "): choose larger ones", image_size,
                     cluster_size, table_size, max);
+  if (image_size % FORMAT_SECTOR != 0)
+    return invalid (error, "image size %" PRIu64 " is not a multiple of %u: "
+                    "the next one is %" PRIu64, image_size, FORMAT_SECTOR,
+                    image_size - image_size % FORMAT_SECTOR + FORMAT_SECTOR);
   return 0;
 }
 
