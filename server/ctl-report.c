@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* qedctl's reports: one object, said once, printed as text or JSON. */
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "ctl.h"
+
+struct line {
+  const char *label;
+  char *text;
+};
+
+struct ctl_report {
+  json_t *object;
+  struct line *lines;
+  size_t count;
+  bool out_of_memory;
+};
+
+struct ctl_report *
+ctl_report_new (void)
+{
+  struct ctl_report *report = calloc (1, sizeof *report);
+
+  if (report == NULL)
+    return NULL;
+  report->object = json_object ();
+  report->out_of_memory = report->object == NULL;
+  return report;
+}
+
+/* Take over both forms of one value. */
+static void
+add (struct ctl_report *report, const char *key, json_t *value,
+     const char *label, char *text)
+{
+  struct line *lines;
+
+  if (report == NULL) {         /* ctl_report_print says so */
+    json_decref (value);
+    free (text);
+    return;
+  }
+  if (value == NULL || text == NULL)
+    report->out_of_memory = true;
+  if (key == NULL)
+    json_decref (value);
+  else if (json_object_set_new (report->object, key, value) == -1)
+    report->out_of_memory = true;
+
+  lines = label == NULL || text == NULL ? NULL :
+    realloc (report->lines, (report->count + 1) * sizeof *lines);
+  if (lines == NULL) {
+    report->out_of_memory = report->out_of_memory || label != NULL;
+    free (text);
+    return;
+  }
+  lines[report->count++] = (struct line) { .label = label, .text = text };
+  report->lines = lines;
+}
+
+/* asprintf that returns the string or NULL. */
+static char * __attribute__ ((format (printf, 1, 2)))
+print_text (const char *fmt, ...)
+{
+  va_list ap;
+  char *s;
+  int r;
+
+  va_start (ap, fmt);
+  r = vasprintf (&s, fmt, ap);
+  va_end (ap);
+  return r < 0 ? NULL : s;
+}
+
+/* ---- Strings that strangers made --------------------------------------- */
+
+/* The length of the UTF-8 sequence at p, 0 if there is none. */
+static size_t
+utf8_length (const unsigned char *p)
+{
+  static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+  uint32_t code;
+  size_t n, i;
+
+  if (p[0] < 0x80)
+    return 1;
+  n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
+  if (p[0] < 0xc2 || p[0] > 0xf4)
+    return 0;
+  code = p[0] & (0x7f >> n);
+  for (i = 1; i < n; ++i) {
+    if ((p[i] & 0xc0) != 0x80)  /* the end of the string, too */
+      return 0;
+    code = code << 6 | (p[i] & 0x3f);
+  }
+  if (code < least[n] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff))
+    return 0;
+  return n;
+}
+
+/* Control characters of a terminal: C0, DEL, and C1 in UTF-8. */
+static bool
+is_control (const unsigned char *p)
+{
+  return p[0] < 0x20 || p[0] == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0);
+}
+
+/* Make a string harmless: whatever is not printable text, and the backslash,
+ * becomes \xNN.
+ */
+static char *
+escape (const char *s)
+{
+  static const char hex[] = "0123456789abcdef";
+  const unsigned char *p = (const unsigned char *) s;
+  char *text, *out;
+  size_t n;
+
+  out = text = malloc (4 * strlen (s) + 1);
+  if (text == NULL)
+    return NULL;
+  while (*p) {
+    n = utf8_length (p);
+    if (n > 0 && !is_control (p) && *p != '\\') {
+      memcpy (out, p, n);
+      out += n;
+      p += n;
+      continue;
+    }
+    *out++ = '\\';
+    *out++ = 'x';
+    *out++ = hex[*p >> 4];
+    *out++ = hex[*p++ & 15];
+  }
+  *out = '\0';
+  return text;
+}
+
+void
+ctl_report_string (struct ctl_report *report, const char *key,
+                   const char *label, const char *value)
+{
+  char *text = escape (value);
+  json_t *json = json_string (value);
+
+  /* JSON is UTF-8; jansson refuses the rest. */
+  if (json == NULL && text != NULL)
+    json = json_string (text);
+  add (report, key, json, label, text);
+}
+
+/* ---- Values ------------------------------------------------------------ */
+
+void
+ctl_report_bool (struct ctl_report *report, const char *key,
+                 const char *label, bool value)
+{
+  add (report, key, json_boolean (value), label,
+       strdup (value ? "yes" : "no"));
+}
+
+void
+ctl_report_size (struct ctl_report *report, const char *key,
+                 const char *label, uint64_t bytes)
+{
+  static const char *const units[] = {
+    "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB",
+  };
+  unsigned unit = 0;
+  uint64_t scale = 1;
+  char *text;
+
+  while (unit + 1 < sizeof units / sizeof units[0] && bytes / scale >= 1024) {
+    scale *= 1024;
+    unit++;
+  }
+  if (unit == 0)
+    text = print_text ("%" PRIu64 " bytes", bytes);
+  else if (bytes % scale == 0)
+    text = print_text ("%" PRIu64 " %s (%" PRIu64 " bytes)", bytes / scale,
+                       units[unit], bytes);
+  else
+    text = print_text ("%.2f %s (%" PRIu64 " bytes)",
+                       (double) bytes / (double) scale, units[unit], bytes);
+  add (report, key, json_integer (bytes), label, text);
+}
+
+void
+ctl_report_number (struct ctl_report *report, const char *key,
+                   const char *label, uint64_t value, const char *unit)
+{
+  add (report, key, json_integer (value), label,
+       print_text ("%" PRIu64 "%s%s%s", value, *unit ? " " : "", unit,
+                   *unit && value != 1 ? "s" : ""));
+}
+
+void
+ctl_report_bits (struct ctl_report *report, const char *key,
+                 const char *label, uint64_t bits)
+{
+  char *text = print_text ("0x%" PRIx64, bits);
+
+  add (report, key, text ? json_string (text) : NULL, label, text);
+}
+
+void
+ctl_report_words (struct ctl_report *report, const char *key,
+                  const char *label, const char *const *words)
+{
+  json_t *array = json_array ();
+  char *text = strdup (words[0] == NULL ? "none" : words[0]), *longer;
+  size_t i;
+
+  for (i = 0; words[i] != NULL; ++i) {
+    if (json_array_append_new (array, json_string (words[i])) == -1) {
+      json_decref (array);
+      array = NULL;
+    }
+    if (i == 0 || text == NULL)
+      continue;
+    longer = print_text ("%s, %s", text, words[i]);
+    free (text);
+    text = longer;
+  }
+  add (report, key, array, label, text);
+}
+
+/* ---- Printing ---------------------------------------------------------- */
+
+static bool
+print_json (const struct ctl_report *report)
+{
+  return json_dumpf (report->object, stdout, JSON_INDENT (4)) == 0 &&
+    putchar ('\n') != EOF;
+}
+
+static bool
+print_lines (const struct ctl_report *report)
+{
+  int width = 0;
+  size_t i;
+
+  for (i = 0; i < report->count; ++i)
+    if ((int) strlen (report->lines[i].label) > width)
+      width = strlen (report->lines[i].label);
+  for (i = 0; i < report->count; ++i)
+    if (printf ("%s:%*s %s\n", report->lines[i].label,
+                width - (int) strlen (report->lines[i].label), "",
+                report->lines[i].text) < 0)
+      return false;
+  return true;
+}
+
+bool
+ctl_report_print (struct ctl_report *report, bool json)
+{
+  bool ok;
+  size_t i;
+
+  ok = report != NULL && !report->out_of_memory;
+  if (!ok)
+    ctl_error ("out of memory: nothing can be reported");
+  else {
+    ok = json ? print_json (report) : print_lines (report);
+    ok = fflush (stdout) == 0 && ok;
+    if (!ok)
+      ctl_error ("cannot write to the standard output: %m");
+  }
+  if (report != NULL) {
+    for (i = 0; i < report->count; ++i)
+      free (report->lines[i].text);
+    free (report->lines);
+    json_decref (report->object);
+    free (report);
+  }
+  return ok;
+}

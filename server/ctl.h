@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* qedctl: what its commands share. */
+
+#ifndef QED_CTL_H
+#define QED_CTL_H
+
+#include <getopt.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "qed.h"
+
+/* Exit status of all commands but check and repair. */
+#define CTL_OK 0
+#define CTL_FAILED 1
+
+/* ---- Commands ---------------------------------------------------------- */
+
+struct ctl_command {
+  const char *name;
+  const char *arguments;        /* after the name, in one line of usage */
+  const char *summary;          /* one sentence, without a full stop */
+  const char *help;             /* the options, as printed by --help */
+  /* argv[0] is the command's name.  Returns the exit status. */
+  int (*run) (const struct ctl_command *command, int argc, char **argv);
+};
+
+extern const struct ctl_command ctl_create_command;
+extern const struct ctl_command ctl_info_command;
+
+/* ---- Options ----------------------------------------------------------- */
+
+/* Values of options that have no letter. */
+#define CTL_OPT_FIRST 256
+
+/* An option's place in a list of those that were given. */
+struct ctl_options {
+  const struct ctl_command *command;
+  const struct option *longopts;
+  const char *shortopts;        /* begins with ':' */
+  bool given[64];               /* by index in longopts */
+};
+
+/* What ctl_options_next returns beside the options' values. */
+#define CTL_OPTIONS_END -1
+#define CTL_OPTIONS_EXIT -2     /* help was printed or a message written */
+
+/* The next option.  --help is printed here (*status is 0); an unknown
+ * option, a missing or superfluous value and an option given twice get their
+ * one line (*status is CTL_FAILED).
+ */
+int ctl_options_next (struct ctl_options *options, int argc, char **argv,
+                      int *status);
+
+/* Check the number of arguments that are not options. */
+bool ctl_arguments (const struct ctl_command *command, int argc, int count);
+
+/* Parse "10G", "512", "64KiB": suffixes K M G T P E are powers of 1024.  On
+ * failure a message names 'what'.
+ */
+bool ctl_parse_size (const char *what, const char *text, uint64_t *size);
+
+/* ---- Messages ---------------------------------------------------------- */
+
+/* "qedctl: MESSAGE" in one line on stderr. */
+void ctl_error (const char *fmt, ...)
+  __attribute__ ((format (printf, 1, 2)));
+
+/* The engine's messages to stderr, as ctl_error does. */
+void ctl_log_init (struct qed_log *log);
+
+/* ---- Reports ----------------------------------------------------------- */
+
+/* What a command tells about one object, said once and printed as aligned
+ * text or as a JSON object.  'key' is the JSON name, NULL for text only;
+ * 'label' the text's, NULL for JSON only.  Running out of memory is
+ * remembered and reported by ctl_report_print.
+ */
+struct ctl_report;
+
+struct ctl_report *ctl_report_new (void);
+void ctl_report_string (struct ctl_report *report, const char *key,
+                        const char *label, const char *value);
+void ctl_report_bool (struct ctl_report *report, const char *key,
+                      const char *label, bool value);
+/* A number of bytes: "10 GiB (10737418240 bytes)". */
+void ctl_report_size (struct ctl_report *report, const char *key,
+                      const char *label, uint64_t bytes);
+/* A number with its unit in the text: "4 clusters"; unit may be "". */
+void ctl_report_number (struct ctl_report *report, const char *key,
+                        const char *label, uint64_t value, const char *unit);
+/* A set of bits, of an offset too: "0x...", in JSON a string, since not all
+ * readers carry 64 bits.
+ */
+void ctl_report_bits (struct ctl_report *report, const char *key,
+                      const char *label, uint64_t bits);
+/* A list of words, ended by NULL; "none" in the text if there is none. */
+void ctl_report_words (struct ctl_report *report, const char *key,
+                       const char *label, const char *const *words);
+
+/* Print on stdout and free.  False, with a message, if that failed. */
+bool ctl_report_print (struct ctl_report *report, bool json);
+
+/* The report of an image, for those who know or have just made it. */
+bool ctl_info_print (const char *path, const struct qed_info *info, bool json);
+
+#endif /* QED_CTL_H */
