@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Allocating writes: clusters and L2 tables get a place and are linked.
+ *
+ *   enter the gate (O1) -> table -> reserve -> [make it read as zeros] ->
+ *   publish -> leave the gate;  the caller then writes its data in place
+ *
+ * Fresh clusters read as zeros, so nothing is filled: the entry may reach the
+ * disk before the data does, and whoever reads meanwhile gets zeros.  A
+ * cluster that was used before is made to read as zeros before its entry is
+ * published, and the write-back syncs that before it writes the entry (O3).
+ * Different clusters never wait for each other; of two requests for the same
+ * cluster the second finds it allocated and writes in place.
+ *
+ * Runs in the request's thread.  Lock order: page -> space.  No I/O under
+ * either.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+
+#include "image.h"
+#include "yield.h"
+
+/* ---- The gate ---- */
+
+/* Enter the change gate, or wait until that is possible. */
+static int
+change_begin (struct qed_image *image, struct qed_request *request)
+{
+  int r = request_wait_scan (image, request, SCAN_DONE);
+
+  if (r == 0)
+    r = -atomic_load (&image->refuse);
+  if (r != 0)
+    return r;
+  if (metadata_pressed (&image->metadata))
+    return request_wait_job (image, &image->want_flush, request);
+  if (gate_enter (&image->gate))
+    return 0;
+  return request_wait_job (image, &image->want_mark, request);
+}
+
+static void
+change_end (struct qed_image *image)
+{
+  gate_leave (&image->gate);
+}
+
+/* ---- Publishing ---- */
+
+/* The one place where entries change.  The page is locked; what O3 asks of
+ * the clusters is noted before, so that no write-back can see the entries and
+ * not the note.
+ */
+static void
+publish (struct qed_image *image, struct page *page, unsigned index,
+         const struct space_run *run, unsigned step)
+{
+  uint64_t i;
+
+  if (run->used_before)
+    atomic_store (&image->sync_data_first, true);
+  for (i = 0; i < run->n; i += step)
+    page_publish (&image->metadata, page, index + (unsigned) (i / step),
+                  (run->first + i) << image->geometry.cluster_bits |
+                  ENTRY_CHECKED);
+  atomic_store_explicit (&image->last_change, loop_now (),
+                         memory_order_relaxed);
+}
+
+/* Bring in a page that a change needs.  If the cache has no room for it, a
+ * write-back makes some.
+ */
+static int
+load_for_change (struct qed_image *image, struct qed_request *request,
+                 uint64_t at)
+{
+  int r = request_load (image, request, at);
+
+  return r == -ENOBUFS
+    ? request_wait_job (image, &image->want_flush, request) : r;
+}
+
+/* What was used before must not be seen. */
+static int
+zero_run (struct qed_image *image, const struct space_run *run)
+{
+  uint64_t offset = run->first << image->geometry.cluster_bits;
+  int r = image->storage->ops->zero (image->storage, offset,
+                                     run->n << image->geometry.cluster_bits);
+
+  if (r < 0)
+    image_report (image, "zeroing reused clusters", offset, r);
+  return r;
+}
+
+/* Space ran out within the file. */
+static int
+grow (struct qed_image *image, struct qed_request *request, uint64_t n)
+{
+  int r = space_grow (&image->space, image->storage, n, request);
+
+  if (r < 0)
+    image_report (image, "growing the file",
+                  atomic_load (&image->space.length_bytes), r);
+  return r == 0 ? REQUEST_AGAIN : r;
+}
+
+/* ---- L2 tables ---- */
+
+/* Publish a table if its L1 entry is still empty; else give it back. */
+static int
+link_table (struct qed_image *image, struct page *page, unsigned index,
+            const struct space_run *run)
+{
+  if (page_get (page, index) != 0)
+    return REQUEST_AGAIN;
+  publish (image, page, index, run, (unsigned) run->n);
+  return 0;
+}
+
+/* Make a table whose clusters read as zeros.  'page' is locked on entry and
+ * not on return.
+ */
+static int
+new_table (struct qed_image *image, struct qed_request *request,
+           struct page *page, unsigned index)
+{
+  uint64_t n = image->geometry.table_bytes >> image->geometry.cluster_bits;
+  uint64_t key = page->key;
+  struct space_run run;
+  int r = space_reserve_table (&image->space, n, &run);
+
+  if (r == 0 && !run.used_before)
+    r = link_table (image, page, index, &run);
+  else if (r == 0) {
+    metadata_unlock_page (&image->metadata, page);
+    r = zero_run (image, &run);
+    page = metadata_lock_page (&image->metadata, key);
+    if (r == 0)
+      r = page ? link_table (image, page, index, &run) : REQUEST_AGAIN;
+    if (r != 0)
+      space_release (&image->space, &run);
+  }
+  if (page)
+    metadata_unlock_page (&image->metadata, page);
+  if (r == -EAGAIN)
+    return grow (image, request, n);
+  return r == 0 ? REQUEST_AGAIN : r;
+}
+
+/* Make sure that there is an L2 table for 'at'. */
+static int
+need_table (struct qed_image *image, struct qed_request *request, uint64_t at)
+{
+  uint64_t l1_index = image_l1_index (image, at), entry, table;
+  unsigned index = l1_index % PAGE_ENTRIES;
+  struct page *page =
+    metadata_lock_page (&image->metadata,
+                        METADATA_KEY_L1 (l1_index / PAGE_ENTRIES));
+
+  if (page == NULL)
+    return load_for_change (image, request, at);
+  entry = page_get (page, index);
+  if (entry == 0)
+    return new_table (image, request, page, index);
+  metadata_unlock_page (&image->metadata, page);
+  return request_check_l1 (image, l1_index, entry, &table);
+}
+
+/* ---- Data clusters ---- */
+
+static bool
+is_unallocated (uint64_t entry)
+{
+  return entry == 0 || entry == FORMAT_ENTRY_ZERO;
+}
+
+/* How many clusters from index on have no place yet, within the page. */
+static uint64_t
+count_unallocated (const struct page *page, unsigned index, uint64_t most)
+{
+  uint64_t n = 0;
+
+  while (n < most && index + n < PAGE_ENTRIES &&
+         is_unallocated (page_get (page, index + (unsigned) n)))
+    n++;
+  return n;
+}
+
+/* Publish a run if none of its entries was published meanwhile. */
+static int
+link_clusters (struct qed_image *image, struct page *page, unsigned index,
+               const struct space_run *run)
+{
+  if (count_unallocated (page, index, run->n) < run->n)
+    return REQUEST_AGAIN;
+  publish (image, page, index, run, 1);
+  return 0;
+}
+
+/* Reserve and publish up to 'want' clusters from 'at' on.  'page' is locked
+ * on entry and not on return.
+ */
+static int
+new_clusters (struct qed_image *image, struct qed_request *request,
+              struct page *page, unsigned index, uint64_t want,
+              struct space_run *run)
+{
+  uint64_t n = count_unallocated (page, index, want), key = page->key;
+  int r = n > 0 ? space_reserve (&image->space, n, run) : REQUEST_AGAIN;
+
+  if (r == 0 && !run->used_before)
+    r = link_clusters (image, page, index, run);
+  else if (r == 0) {
+    metadata_unlock_page (&image->metadata, page);
+    r = zero_run (image, run);
+    page = metadata_lock_page (&image->metadata, key);
+    if (r == 0)
+      r = page ? link_clusters (image, page, index, run) : REQUEST_AGAIN;
+    if (r != 0)
+      space_release (&image->space, run);
+  }
+  if (page)
+    metadata_unlock_page (&image->metadata, page);
+  return r == -EAGAIN ? grow (image, request, n) : r;
+}
+
+/* With the gate held. */
+static int
+allocate_in_gate (struct qed_image *image, struct qed_request *request,
+                  uint64_t at, uint64_t bytes, struct extent *extent)
+{
+  unsigned bits = image->geometry.cluster_bits;
+  uint64_t in = at & (image->geometry.cluster_size - 1);
+  uint64_t want = (in + bytes + image->geometry.cluster_size - 1) >> bits;
+  unsigned index = image_l2_index (image, at);
+  struct space_run run;
+  struct page *page;
+  int r = need_table (image, request, at);
+
+  if (r != 0)
+    return r;
+  yield_point ("publish");
+  page = metadata_lock_page (&image->metadata, image_l2_key (image, at));
+  if (page == NULL)
+    return load_for_change (image, request, at);
+  r = new_clusters (image, request, page, index, want, &run);
+  if (r != 0)
+    return r;
+  extent->class = FORMAT_ALLOCATED;
+  extent->offset = (run.first << bits) + in;
+  extent->bytes = (run.n << bits) - in;
+  if (extent->bytes > bytes)
+    extent->bytes = bytes;
+  return 0;
+}
+
+int
+allocate_extent (struct qed_image *image, struct qed_request *request,
+                 uint64_t at, uint64_t bytes, struct extent *extent)
+{
+  int r = change_begin (image, request);
+
+  if (r != 0)
+    return r;
+  r = allocate_in_gate (image, request, at, bytes, extent);
+  change_end (image);
+  return r;
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bitmap.h"
+
+#define SLAB_CHUNKS 256u
+
+void
+bitmap_init (struct bitmap *bitmap)
+{
+  memset (bitmap, 0, sizeof *bitmap);
+}
+
+void
+bitmap_destroy (struct bitmap *bitmap)
+{
+  size_t i;
+
+  for (i = 0; i * SLAB_CHUNKS < bitmap->chunks; i++)
+    free (bitmap->slabs[i]);
+  free (bitmap->slabs);
+  free (bitmap->slots);
+  bitmap_init (bitmap);
+}
+
+static struct bitmap_chunk *
+chunk_number (const struct bitmap *bitmap, size_t i)
+{
+  return &bitmap->slabs[i / SLAB_CHUNKS][i % SLAB_CHUNKS];
+}
+
+static size_t
+hash (const struct bitmap *bitmap, uint64_t index)
+{
+  return (size_t) ((index * UINT64_C (0x9e3779b97f4a7c15)) >> 32) &
+    (bitmap->slot_count - 1);
+}
+
+static struct bitmap_chunk *
+find_chunk (struct bitmap *bitmap, uint64_t index)
+{
+  struct bitmap_chunk *chunk = bitmap->last;
+  size_t slot;
+
+  if (chunk && chunk->index == index)
+    return chunk;
+  if (bitmap->slot_count == 0)
+    return NULL;
+  slot = hash (bitmap, index);
+  while (bitmap->slots[slot]) {
+    chunk = chunk_number (bitmap, bitmap->slots[slot] - 1);
+    if (chunk->index == index)
+      return bitmap->last = chunk;
+    slot = (slot + 1) & (bitmap->slot_count - 1);
+  }
+  return NULL;
+}
+
+static void
+insert_slot (struct bitmap *bitmap, size_t number)
+{
+  size_t slot = hash (bitmap, chunk_number (bitmap, number)->index);
+
+  while (bitmap->slots[slot])
+    slot = (slot + 1) & (bitmap->slot_count - 1);
+  bitmap->slots[slot] = (uint32_t) (number + 1);
+}
+
+/* Keep the hash at most two thirds full. */
+static int
+grow_slots (struct bitmap *bitmap)
+{
+  size_t count = bitmap->slot_count ? bitmap->slot_count * 2 : 64, i;
+  uint32_t *slots;
+
+  if ((bitmap->chunks + 1) * 3 <= bitmap->slot_count * 2)
+    return 0;
+  if (bitmap->chunks >= UINT32_MAX - 1)
+    return -ENOMEM;
+  slots = calloc (count, sizeof *slots);
+  if (slots == NULL)
+    return -ENOMEM;
+  free (bitmap->slots);
+  bitmap->slots = slots;
+  bitmap->slot_count = count;
+  for (i = 0; i < bitmap->chunks; i++)
+    insert_slot (bitmap, i);
+  return 0;
+}
+
+static int
+grow_slabs (struct bitmap *bitmap)
+{
+  size_t slab = bitmap->chunks / SLAB_CHUNKS;
+  struct bitmap_chunk **slabs;
+
+  if (bitmap->chunks % SLAB_CHUNKS != 0)
+    return 0;
+  slabs = realloc (bitmap->slabs, (slab + 1) * sizeof *slabs);
+  if (slabs == NULL)
+    return -ENOMEM;
+  bitmap->slabs = slabs;
+  slabs[slab] = malloc (SLAB_CHUNKS * sizeof **slabs);
+  return slabs[slab] ? 0 : -ENOMEM;
+}
+
+static struct bitmap_chunk *
+add_chunk (struct bitmap *bitmap, uint64_t index)
+{
+  struct bitmap_chunk *chunk;
+
+  if (grow_slots (bitmap) < 0 || grow_slabs (bitmap) < 0)
+    return NULL;
+  chunk = chunk_number (bitmap, bitmap->chunks);
+  memset (chunk, 0, sizeof *chunk);
+  chunk->index = index;
+  insert_slot (bitmap, bitmap->chunks++);
+  return bitmap->last = chunk;
+}
+
+bool
+bitmap_test (struct bitmap *bitmap, uint64_t bit)
+{
+  struct bitmap_chunk *chunk = find_chunk (bitmap, bit / BITMAP_CHUNK_BITS);
+  unsigned in = bit % BITMAP_CHUNK_BITS;
+
+  return chunk && (chunk->words[in / 64] >> (in % 64) & 1);
+}
+
+int
+bitmap_set (struct bitmap *bitmap, uint64_t bit, bool *was)
+{
+  struct bitmap_chunk *chunk = find_chunk (bitmap, bit / BITMAP_CHUNK_BITS);
+  unsigned in = bit % BITMAP_CHUNK_BITS;
+  uint64_t mask = UINT64_C (1) << (in % 64);
+
+  if (chunk == NULL)
+    chunk = add_chunk (bitmap, bit / BITMAP_CHUNK_BITS);
+  if (chunk == NULL)
+    return -ENOMEM;
+  *was = (chunk->words[in / 64] & mask) != 0;
+  chunk->words[in / 64] |= mask;
+  bitmap->count += !*was;
+  return 0;
+}
+
+void
+bitmap_clear (struct bitmap *bitmap, uint64_t bit)
+{
+  struct bitmap_chunk *chunk = find_chunk (bitmap, bit / BITMAP_CHUNK_BITS);
+  unsigned in = bit % BITMAP_CHUNK_BITS;
+  uint64_t mask = UINT64_C (1) << (in % 64);
+
+  if (chunk && (chunk->words[in / 64] & mask)) {
+    chunk->words[in / 64] &= ~mask;
+    bitmap->count--;
+  }
+}
+
+/* The first clear bit of a chunk at or after 'in', or BITMAP_CHUNK_BITS. */
+static unsigned
+clear_in_chunk (const struct bitmap_chunk *chunk, unsigned in)
+{
+  uint64_t clear;
+
+  while (in < BITMAP_CHUNK_BITS) {
+    clear = ~chunk->words[in / 64] >> (in % 64);
+    if (clear)
+      return in + (unsigned) __builtin_ctzll (clear);
+    in = (in / 64 + 1) * 64;
+  }
+  return in;
+}
+
+uint64_t
+bitmap_next_clear (struct bitmap *bitmap, uint64_t from, uint64_t limit)
+{
+  struct bitmap_chunk *chunk;
+  unsigned in;
+
+  while (from < limit) {
+    chunk = find_chunk (bitmap, from / BITMAP_CHUNK_BITS);
+    if (chunk == NULL)
+      return from;
+    in = clear_in_chunk (chunk, from % BITMAP_CHUNK_BITS);
+    from = from - from % BITMAP_CHUNK_BITS + in;
+    if (in < BITMAP_CHUNK_BITS)
+      break;
+  }
+  return from < limit ? from : limit;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* A sparse set of cluster numbers: memory grows with what is in it (about a
+ * bit and a half for each cluster where they lie densely), wherever in the
+ * 64-bit range they are.  Not locked: the owner says how.
+ */
+
+#ifndef QED_BITMAP_H
+#define QED_BITMAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define BITMAP_CHUNK_BITS 512u
+
+struct bitmap_chunk {
+  uint64_t index;               /* bits index * 512 ... */
+  uint64_t words[BITMAP_CHUNK_BITS / 64];
+};
+
+struct bitmap {
+  struct bitmap_chunk **slabs;  /* chunks, never moved */
+  size_t chunks;                /* in use */
+  uint32_t *slots;              /* hash of chunk number + 1, 0 empty */
+  size_t slot_count;            /* a power of 2, or 0 */
+  struct bitmap_chunk *last;    /* the one found last */
+  uint64_t count;               /* bits set */
+};
+
+void bitmap_init (struct bitmap *bitmap);
+void bitmap_destroy (struct bitmap *bitmap);
+
+bool bitmap_test (struct bitmap *bitmap, uint64_t bit);
+
+/* Set or clear a bit; true in *was if it was set before.  -ENOMEM. */
+int bitmap_set (struct bitmap *bitmap, uint64_t bit, bool *was);
+void bitmap_clear (struct bitmap *bitmap, uint64_t bit);
+
+/* The first bit in from..limit-1 that is clear, or limit. */
+uint64_t bitmap_next_clear (struct bitmap *bitmap, uint64_t from,
+                            uint64_t limit);
+
+#endif /* QED_BITMAP_H */

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The dirty bit's life: mark-dirty and make-clean (image.h has the diagram).
+ *
+ * A header update reads the first sector, changes the features field alone,
+ * and writes the sector as a whole (O9): what others keep in the rest of the
+ * header clusters stays.  Loop only.
+ */
+
+#include <config.h>
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "image.h"
+
+static struct qed_image *
+image_of (struct job *job)
+{
+  return (struct qed_image *)
+    ((char *) job - offsetof (struct qed_image, job));
+}
+
+static void
+header_io_done (struct storage_io *io)
+{
+  job_io_end (io->opaque, io->error);
+}
+
+static int
+submit_header_io (struct job *job, enum storage_op op)
+{
+  struct qed_image *image = image_of (job);
+  struct storage_io *io = &image->header_io;
+
+  io->op = op;
+  io->buf = image->sector;
+  io->count = sizeof image->sector;
+  io->offset = 0;
+  io->done = header_io_done;
+  io->opaque = job;
+  job_io_begin (job);
+  storage_submit (image->loop, image->storage, io);
+  return JOB_WAIT;
+}
+
+static int
+read_header (struct job *job)
+{
+  return submit_header_io (job, STORAGE_READ);
+}
+
+static int
+write_features (struct job *job, uint64_t set, uint64_t clear)
+{
+  struct qed_image *image = image_of (job);
+  unsigned char *field = image->sector + FORMAT_AT_FEATURES;
+
+  image->header.features = (image->header.features | set) & ~clear;
+  format_put64 (field, (format_get64 (field) | set) & ~clear);
+  return submit_header_io (job, STORAGE_WRITE);
+}
+
+static void
+sync_done (struct storage_io *io)
+{
+  struct job *job = io->opaque;
+
+  if (io->error < 0)
+    image_fail (image_of (job), "sync-header", io->error);
+  job_io_end (job, io->error);
+}
+
+static int
+sync_header (struct job *job)
+{
+  int r = submit_header_io (job, STORAGE_SYNC);
+
+  image_of (job)->header_io.done = sync_done;
+  return r;
+}
+
+/* ---- mark-dirty: NEED_CHECK is durable before any change (O1) ---- */
+
+static int set_need_check (struct job *job);
+static int open_gate (struct job *job);
+
+static const struct job_step mark_dirty_steps[] = {
+  { "read-header",      read_header },
+  { "set-need-check",   set_need_check },
+  { "sync-header",      sync_header },
+  { "open-gate",        open_gate },
+  { NULL, NULL }
+};
+
+static int
+set_need_check (struct job *job)
+{
+  return write_features (job, QED_F_NEED_CHECK, 0);
+}
+
+static int
+open_gate (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+
+  image->state = STATE_DIRTY;
+  atomic_store (&image->last_change, loop_now ());
+  gate_open (&image->gate);
+  return JOB_NEXT;
+}
+
+static void
+mark_dirty_done (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+
+  if (job->error < 0)
+    log_error (&image->options.log, "%s: cannot mark the header "
+               "(NEED_CHECK, offset 0x%x): %s: writes that allocate fail",
+               image->path, FORMAT_AT_FEATURES, strerror (-job->error));
+  image_job_done (image, job, job->error);
+}
+
+void
+dirty_mark (struct qed_image *image)
+{
+  struct job *job = &image->job;
+
+  assert (!gate_is_open (&image->gate));
+  image->running = job;
+  job->name = "mark-dirty";
+  job->steps = mark_dirty_steps;
+  job->done = mark_dirty_done;
+  job_start (job);
+}
+
+/* ---- make-clean: NEED_CHECK goes after everything else (O7) ---- */
+
+static int close_gate (struct job *job);
+static int write_back (struct job *job);
+static int cut_tail (struct job *job);
+static int clear_need_check (struct job *job);
+
+static const struct job_step make_clean_steps[] = {
+  { "close-gate",       close_gate },   /* wait for changes under way */
+  { "write-back",       write_back },   /* ends with a sync */
+  { "cut-tail",         cut_tail },     /* the file ends where its use ends */
+  { "read-header",      read_header },
+  { "clear-need-check", clear_need_check },
+  { "sync-header",      sync_header },
+  { NULL, NULL }
+};
+
+static int
+close_gate (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+
+  job_io_begin (job);
+  if (gate_close (&image->gate))
+    job_io_end (job, 0);
+  return JOB_WAIT;              /* else the last holder ends it */
+}
+
+static void
+write_back_done (struct job *job)
+{
+  struct qed_image *image = (struct qed_image *)
+    ((char *) job - offsetof (struct qed_image, write_back));
+
+  job_io_end (&image->job, job->error);
+}
+
+static int
+write_back (struct job *job)
+{
+  job_io_begin (job);
+  flush_start (image_of (job), write_back_done);
+  return JOB_WAIT;
+}
+
+/* A tail that stays does no harm: a failure is only logged. */
+static void
+cut_done (struct storage_io *io)
+{
+  struct job *job = io->opaque;
+  struct qed_image *image = image_of (job);
+
+  if (io->error < 0)
+    log_warning (&image->options.log, "%s: cannot cut the file to 0x%" PRIx64
+                 " bytes: %s: it stays longer than its use", image->path,
+                 io->offset, strerror (-io->error));
+  else {
+    image->cut = true;
+    space_was_cut (&image->space, io->offset);
+  }
+  job_io_end (job, 0);
+}
+
+static int
+cut_tail (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+  struct storage_io *io = &image->header_io;
+
+  image->cut = false;
+  if (atomic_load (&image->damaged) ||
+      !space_cut_wanted (&image->space, &io->offset))
+    return JOB_NEXT;
+  io->op = STORAGE_RESIZE;
+  io->done = cut_done;
+  io->opaque = job;
+  job_io_begin (job);
+  storage_submit (image->loop, image->storage, io);
+  return JOB_WAIT;
+}
+
+/* An image in which damage was found stays marked, so that it is checked. */
+static int
+clear_need_check (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+
+  if (atomic_load (&image->damaged))
+    return JOB_NEXT;
+  return write_features (job, 0, QED_F_NEED_CHECK);
+}
+
+/* If anything failed, the header may say either: the gate stays closed, so
+ * that the next change marks the image again, and it counts as dirty.
+ */
+static void
+make_clean_done (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+
+  if (job->error == 0) {
+    if (!atomic_load (&image->damaged))
+      image->state = STATE_CLEAN;
+    if (image->cut)
+      space_cut_is_durable (&image->space);
+  }
+  else
+    log_error (&image->options.log, "%s: cannot make the image clean "
+               "(%s): %s: NEED_CHECK stays set", image->path,
+               job->failed_at, strerror (-job->error));
+  image->close_error = job->error;
+  image_job_done (image, job, job->error);
+}
+
+void
+dirty_make_clean (struct qed_image *image)
+{
+  struct job *job = &image->job;
+
+  assert (image->state == STATE_DIRTY);
+  image->running = job;
+  job->name = "make-clean";
+  job->steps = make_clean_steps;
+  job->done = make_clean_done;
+  job_start (job);
+}

@@ -1,0 +1,606 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Opening, starting and closing an image, and which job runs next. */
+
+#include <config.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+
+/* A dirty page is written back at the latest after this (O2). */
+#define WRITE_BACK_SECONDS 5.
+
+/* Of failed requests and damage, that many are named in the log. */
+#define REPORTS_MAX 100u
+
+void
+qed_options_init (struct qed_options *options)
+{
+  memset (options, 0, sizeof *options);
+  options->lock = true;
+  options->check = QED_CHECK_AUTO;
+  options->clean_after = QED_CLEAN_AFTER_DEFAULT;
+  options->metadata_cache = QED_METADATA_CACHE_DEFAULT;
+}
+
+uint64_t
+qed_size (const struct qed_image *image)
+{
+  return image->geometry.image_size;
+}
+
+uint32_t
+qed_cluster_size (const struct qed_image *image)
+{
+  return image->geometry.cluster_size;
+}
+
+bool
+qed_writable (const struct qed_image *image)
+{
+  return atomic_load (&image->refuse) == 0;
+}
+
+/* ---- Refusing, failing, reporting ---- */
+
+void
+image_refuse (struct qed_image *image, int error)
+{
+  int before = atomic_load (&image->refuse);
+
+  while (before != EIO &&
+         !atomic_compare_exchange_weak (&image->refuse, &before, error))
+    ;
+}
+
+/* True while there is something left to say; the last time it says so. */
+static bool
+may_report (struct qed_image *image)
+{
+  unsigned n = atomic_fetch_add (&image->reports, 1);
+
+  if (n == REPORTS_MAX)
+    log_warning (&image->options.log, "%s: more failures follow that are not "
+                 "logged: check the image", image->path);
+  return n < REPORTS_MAX;
+}
+
+void
+image_damage (struct qed_image *image, const char *fmt, ...)
+{
+  char text[256];
+  va_list args;
+
+  if (may_report (image)) {
+    va_start (args, fmt);
+    vsnprintf (text, sizeof text, fmt, args);
+    va_end (args);
+    log_error (&image->options.log, "%s: damaged: %s", image->path, text);
+  }
+  if (!atomic_exchange (&image->damaged, true) && !image->read_only)
+    log_error (&image->options.log, "%s: no more writes are accepted: stop "
+               "the server and check the image (qemu-img check)",
+               image->path);
+  image_refuse (image, EROFS);
+}
+
+void
+image_fail (struct qed_image *image, const char *step, int error)
+{
+  if (atomic_exchange (&image->failed, true))
+    return;
+  image_refuse (image, EIO);
+  log_error (&image->options.log, "%s: sync failed (%s): %s: written data may "
+             "be lost, so writes and flushes fail from now on; reads go on. "
+             "Check the storage, then restart the server", image->path, step,
+             strerror (-error));
+}
+
+void
+image_report (struct qed_image *image, const char *what, uint64_t offset,
+              int error)
+{
+  if (may_report (image))
+    log_error (&image->options.log, "%s: %s at file offset 0x%" PRIx64
+               " failed: %s", image->path, what, offset, strerror (-error));
+}
+
+/* ---- Requests that wait for a job ---- */
+
+void
+image_kick (struct qed_image *image)
+{
+  if (image->loop)
+    loop_post (image->loop, &image->dispatch);
+}
+
+void
+image_queue (struct qed_image *image, struct request_list *list,
+             struct qed_request *request)
+{
+  pthread_mutex_lock (&image->lock);
+  request->flush_next = list->first;
+  list->first = request;
+  pthread_mutex_unlock (&image->lock);
+  image_kick (image);
+}
+
+/* The running job serves all who are in the list now. */
+static bool
+take_list (struct qed_image *image, struct request_list *list)
+{
+  bool any;
+
+  assert (image->served.first == NULL);
+  pthread_mutex_lock (&image->lock);
+  any = list->first != NULL;
+  image->served = *list;
+  list->first = NULL;
+  pthread_mutex_unlock (&image->lock);
+  return any;
+}
+
+static void
+answer_served (struct qed_image *image, int error)
+{
+  struct qed_request *request;
+
+  pthread_mutex_lock (&image->lock);
+  while ((request = image->served.first) != NULL) {
+    image->served.first = request->flush_next;
+    request->flush_error = error;
+    request->phase = REQUEST_SERVED;
+    request->wake (request);
+  }
+  pthread_mutex_unlock (&image->lock);
+}
+
+/* ---- Which job runs next (loop) ---- */
+
+static void
+write_back_done (struct job *job)
+{
+  struct qed_image *image = (struct qed_image *)
+    ((char *) job - offsetof (struct qed_image, write_back));
+
+  image_job_done (image, job, job->error);
+}
+
+static void
+arm_timers (struct qed_image *image)
+{
+  struct metadata *md = &image->metadata;
+
+  if (metadata_dirty (md, METADATA_L1) + metadata_dirty (md, METADATA_L2) &&
+      !loop_timer_active (&image->write_back_timer))
+    loop_timer_start (image->loop, &image->write_back_timer,
+                      WRITE_BACK_SECONDS);
+  if (image->state == STATE_DIRTY && image->options.clean_after > 0 &&
+      !atomic_load (&image->damaged) && !loop_timer_active (&image->clean_timer))
+    loop_timer_start (image->loop, &image->clean_timer,
+                      image->options.clean_after);
+}
+
+static void
+write_back_due (struct loop_timer *timer)
+{
+  struct qed_image *image = (struct qed_image *)
+    ((char *) timer - offsetof (struct qed_image, write_back_timer));
+  struct metadata *md = &image->metadata;
+
+  image->want_write_back =
+    metadata_dirty (md, METADATA_L1) + metadata_dirty (md, METADATA_L2) > 0;
+  image_kick (image);
+}
+
+/* O7: so many seconds after the last change. */
+static void
+clean_due (struct loop_timer *timer)
+{
+  struct qed_image *image = (struct qed_image *)
+    ((char *) timer - offsetof (struct qed_image, clean_timer));
+  double idle = loop_now () - atomic_load (&image->last_change);
+
+  if (idle < image->options.clean_after)
+    loop_timer_start (image->loop, timer, image->options.clean_after - idle);
+  else {
+    image->want_clean = true;
+    image_kick (image);
+  }
+}
+
+/* The loop has nothing left to do; qed_close waits for this. */
+static void
+end (struct qed_image *image)
+{
+  loop_timer_stop (image->loop, &image->write_back_timer);
+  loop_timer_stop (image->loop, &image->clean_timer);
+  pthread_mutex_lock (&image->lock);
+  image->closed = true;
+  pthread_cond_signal (&image->closed_cond);
+  pthread_mutex_unlock (&image->lock);
+}
+
+bool
+image_close_wanted (struct qed_image *image)
+{
+  bool wanted;
+
+  pthread_mutex_lock (&image->lock);
+  wanted = image->want_close && !image->closed;
+  pthread_mutex_unlock (&image->lock);
+  return wanted;
+}
+
+/* A failed image takes no job any more; whoever waits for one is told. */
+static void
+dispatch_failed (struct qed_image *image)
+{
+  image->close_error = -EIO;
+  take_list (image, &image->want_mark);
+  answer_served (image, -EIO);
+  take_list (image, &image->want_flush);
+  answer_served (image, -EIO);
+  if (image_close_wanted (image) && image->scan == NULL)
+    end (image);
+}
+
+static void
+start_write_back (struct qed_image *image)
+{
+  image->want_write_back = false;
+  image->running = &image->write_back;
+  flush_start (image, write_back_done);
+}
+
+/* Make clean before the end, once: what fails then stays dirty. */
+static void
+dispatch_close (struct qed_image *image)
+{
+  if (image->state == STATE_DIRTY && !image->closing) {
+    image->closing = true;
+    dirty_make_clean (image);
+  }
+  else if (image->scan == NULL)
+    end (image);
+}
+
+static void
+dispatch (struct loop_task *task)
+{
+  struct qed_image *image = (struct qed_image *)
+    ((char *) task - offsetof (struct qed_image, dispatch));
+
+  if (image->running || image->closed)
+    return;
+  if (atomic_load (&image->scan_state) == SCAN_NOT_STARTED)
+    scan_start (image);
+  if (atomic_load (&image->failed)) {
+    dispatch_failed (image);
+    return;
+  }
+  if (take_list (image, &image->want_mark)) {
+    if (gate_is_open (&image->gate))
+      image_job_done (image, NULL, 0);
+    else
+      dirty_mark (image);
+  }
+  else if (take_list (image, &image->want_flush) || image->want_write_back)
+    start_write_back (image);
+  else if (image_close_wanted (image))
+    dispatch_close (image);
+  else if (image->want_clean) {
+    image->want_clean = false;
+    if (image->state == STATE_DIRTY)
+      dirty_make_clean (image);
+  }
+  else
+    arm_timers (image);
+}
+
+void
+image_job_done (struct qed_image *image, struct job *job, int error)
+{
+  (void) job;
+  image->running = NULL;
+  answer_served (image, error);
+  image_kick (image);
+}
+
+static void
+gate_drained (struct loop_task *task)
+{
+  struct qed_image *image = (struct qed_image *)
+    ((char *) task - offsetof (struct qed_image, gate_drained));
+
+  job_io_end (&image->job, 0);
+}
+
+/* Called by the last holder of a closed gate, on his thread. */
+static void
+post_gate_drained (void *opaque)
+{
+  struct qed_image *image = opaque;
+
+  loop_post (image->loop, &image->gate_drained);
+}
+
+/* Called by whoever dirtied the first page, on his thread. */
+static void
+became_dirty (void *opaque)
+{
+  image_kick (opaque);
+}
+
+/* ---- Opening ---- */
+
+static int
+read_header (struct qed_image *image, uint64_t *length)
+{
+  const struct qed_log *log = &image->options.log;
+  struct storage *s = image->storage;
+  unsigned char buf[FORMAT_HEADER_BYTES];
+  char error[FORMAT_ERROR_SIZE];
+  int r = s->ops->length (s, length);
+
+  if (r == 0)
+    r = s->ops->pread (s, buf, sizeof buf, 0);
+  if (r < 0) {
+    log_error (log, "%s: cannot read the header: %s", image->path,
+               strerror (-r));
+    return r;
+  }
+  r = format_decode_header (buf, *length, &image->header, error);
+  if (r < 0) {
+    log_error (log, "%s: %s", image->path, error);
+    return r;
+  }
+  format_geometry_init (&image->geometry, &image->header);
+  if (image->header.features & QED_F_BACKING_FILE) {
+    log_error (log, "%s: the image has a backing file, which is not supported:"
+               " flatten it first (qemu-img convert)", image->path);
+    return -ENOTSUP;
+  }
+  return 0;
+}
+
+/* Become a reader of the file, whatever was wanted. */
+static int
+make_read_only (struct qed_image *image)
+{
+  int r;
+
+  if (image->storage->read_only)
+    return 0;
+  r = storage_file_downgrade (image->storage);
+  if (r < 0)
+    log_error (&image->options.log, "%s: cannot lock the image for reading: "
+               "%s", image->path, strerror (-r));
+  return r;
+}
+
+static int
+check_features (struct qed_image *image)
+{
+  if (!(image->header.features & QED_F_NEED_CHECK))
+    return 0;
+  log_warning (&image->options.log, "%s: NEED_CHECK is set (features, offset "
+               "0x%x): the image was not closed cleanly and is served "
+               "read-only; repair it first (qemu-img check -r all)",
+               image->path, FORMAT_AT_FEATURES);
+  return make_read_only (image);
+}
+
+/* Unknown autoclear bits say that we don't know how to keep something up to
+ * date: they go, durably, before anything else is written.
+ */
+static int
+clear_autoclear (struct qed_image *image)
+{
+  struct storage *s = image->storage;
+  int r;
+
+  if (image->header.autoclear_features == 0 || s->read_only)
+    return 0;
+  r = s->ops->pread (s, image->sector, sizeof image->sector, 0);
+  format_put64 (image->sector + FORMAT_AT_AUTOCLEAR, 0);
+  if (r == 0)
+    r = s->ops->pwrite (s, image->sector, sizeof image->sector, 0);
+  if (r == 0)
+    r = s->ops->sync (s);
+  if (r < 0)
+    log_error (&image->options.log, "%s: cannot clear the autoclear features "
+               "(offset 0x%x): %s", image->path, FORMAT_AT_AUTOCLEAR,
+               strerror (-r));
+  image->header.autoclear_features = 0;
+  return r;
+}
+
+/* What can fail is found before a daemon is made of us. */
+static int
+read_first_l1_page (struct qed_image *image)
+{
+  struct storage *s = image->storage;
+  unsigned char buf[PAGE_BYTES];
+  int r = s->ops->pread (s, buf, sizeof buf, image->geometry.l1_offset);
+
+  if (r < 0)
+    log_error (&image->options.log, "%s: cannot read the L1 table at offset "
+               "0x%" PRIx64 ": %s", image->path, image->geometry.l1_offset,
+               strerror (-r));
+  return r;
+}
+
+static int
+init_parts (struct qed_image *image, uint64_t length)
+{
+  int r = metadata_init (&image->metadata, image->storage,
+                         image->options.metadata_cache);
+
+  if (r < 0)
+    return r;
+  image->metadata.became_dirty = became_dirty;
+  image->metadata.opaque = image;
+  r = space_init (&image->space, &image->geometry, image->storage, length);
+  if (r < 0)
+    goto fail;
+  r = flush_init (image);
+  if (r == 0)
+    return 0;
+  space_destroy (&image->space);
+ fail:
+  metadata_destroy (&image->metadata);
+  return r;
+}
+
+static void
+init_synchronization (struct qed_image *image)
+{
+  pthread_mutex_init (&image->lock, NULL);
+  pthread_cond_init (&image->closed_cond, NULL);
+  wait_queue_init (&image->scanned);
+  guard_init (&image->guards);
+  gate_init (&image->gate, post_gate_drained, image);
+  image->dispatch.run = dispatch;
+  image->gate_drained.run = gate_drained;
+  image->job.log = image->write_back.log = &image->options.log;
+  image->job.about = image->write_back.about = image->path;
+}
+
+/* The image lies on 'storage', which becomes the image's. */
+int
+image_open_storage (const struct qed_options *options,
+                    struct storage *storage, struct qed_image **result)
+{
+  struct qed_image *image = calloc (1, sizeof *image);
+  uint64_t length;
+  int r = -ENOMEM;
+
+  if (image)
+    image->path = strdup (options->path);
+  if (image == NULL || image->path == NULL)
+    goto fail;
+  image->options = *options;
+  image->options.path = image->path;
+  image->storage = storage;
+  r = read_header (image, &length);
+  if (r == 0)
+    r = check_features (image);
+  if (r == 0)
+    r = clear_autoclear (image);
+  if (r == 0)
+    r = read_first_l1_page (image);
+  if (r == 0)
+    r = init_parts (image, length);
+  if (r < 0)
+    goto fail;
+  image->read_only = storage->read_only;
+  atomic_init (&image->refuse, image->read_only ? EROFS : 0);
+  init_synchronization (image);
+  *result = image;
+  return 0;
+
+ fail:
+  if (r == -ENOMEM)
+    log_error (&options->log, "%s: out of memory", options->path);
+  storage->ops->close (storage);
+  if (image)
+    free (image->path);
+  free (image);
+  return r;
+}
+
+int
+qed_open (const struct qed_options *options, struct qed_image **image)
+{
+  struct storage *storage;
+  int r;
+
+  if (options->metadata_cache < QED_METADATA_CACHE_MIN) {
+    log_error (&options->log, "metadata cache of %" PRIu64 " bytes: at least "
+               "%" PRIu64 " are needed", options->metadata_cache,
+               QED_METADATA_CACHE_MIN);
+    return -EINVAL;
+  }
+  r = storage_file_open (options->path, options->read_only, options->lock,
+                         &options->log, &storage);
+  return r < 0 ? r : image_open_storage (options, storage, image);
+}
+
+static void
+free_loop (struct qed_image *image)
+{
+  loop_timer_destroy (image->loop, &image->write_back_timer);
+  loop_timer_destroy (image->loop, &image->clean_timer);
+  loop_destroy (image->loop);
+  image->loop = NULL;
+}
+
+int
+qed_start (struct qed_image *image)
+{
+  int r = 0;
+
+  image->loop = loop_create ();
+  if (image->loop == NULL)
+    r = -errno;
+  if (r == 0)
+    r = loop_timer_init (image->loop, &image->write_back_timer,
+                         write_back_due);
+  if (r == 0)
+    r = loop_timer_init (image->loop, &image->clean_timer, clean_due);
+  if (r < 0) {
+    log_error (&image->options.log, "%s: cannot start the image's loop: %s",
+               image->path, strerror (-r));
+    if (image->loop)
+      free_loop (image);
+    return r;
+  }
+  image_kick (image);
+  return 0;
+}
+
+/* ---- Closing ---- */
+
+static void
+stop_loop (struct qed_image *image)
+{
+  pthread_mutex_lock (&image->lock);
+  image->want_close = true;
+  pthread_mutex_unlock (&image->lock);
+  image_kick (image);
+
+  pthread_mutex_lock (&image->lock);
+  while (!image->closed)
+    pthread_cond_wait (&image->closed_cond, &image->lock);
+  pthread_mutex_unlock (&image->lock);
+  free_loop (image);
+}
+
+int
+qed_close (struct qed_image *image)
+{
+  int r = 0;
+
+  if (image->loop) {
+    stop_loop (image);
+    r = image->close_error;
+  }
+  flush_destroy (image);
+  space_destroy (&image->space);
+  metadata_destroy (&image->metadata);
+  wait_queue_destroy (&image->scanned);
+  pthread_cond_destroy (&image->closed_cond);
+  pthread_mutex_destroy (&image->lock);
+  image->storage->ops->close (image->storage);
+  free (image->path);
+  free (image);
+  return r;
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* An open image: what its parts share.
+ *
+ * Threads that bring requests run request.c and allocate.c; the loop runs the
+ * jobs (mark-dirty, write-back, make-clean, scan), one at a time.
+ *
+ * The life of the dirty bit (O1, O7):
+ *
+ *              first change: mark-dirty
+ *     CLEAN --------------------------------> DIRTY    gate open
+ *       ^                                       |
+ *       |            make-clean                 |  clean-after= seconds
+ *       +---------------------------------------+  without change; close
+ *
+ * In CLEAN the gate is closed and NEED_CHECK is durably clear; in DIRTY it is
+ * durably set.  Between them a job runs and the gate is closed.  If a job
+ * fails on the way to CLEAN the image is still DIRTY.
+ *
+ * 'refuse' is the errno that changes get: 0; EROFS for a read-only image or
+ * one where damage was found; EIO after a failed sync, for good (O8).
+ */
+
+#ifndef QED_IMAGE_H
+#define QED_IMAGE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "format.h"
+#include "gate.h"
+#include "guard.h"
+#include "job.h"
+#include "log.h"
+#include "loop.h"
+#include "metadata.h"
+#include "qed.h"
+#include "space.h"
+#include "storage.h"
+#include "wait.h"
+
+enum dirty_state { STATE_CLEAN, STATE_DIRTY };
+
+/* How far the opening scan is. */
+enum scan_state {
+  SCAN_NOT_STARTED,
+  SCAN_WALKING_L1,      /* reads go on; in-place writes wait */
+  SCAN_READING_L2,      /* every L2 table is known; changes wait */
+  SCAN_DONE,
+};
+
+/* request->phase */
+enum request_phase {
+  REQUEST_RUNS,
+  REQUEST_LISTED,       /* in want_mark, want_flush or served */
+  REQUEST_SERVED,       /* its job ended; flush_error says how */
+};
+
+/* Requests that one run of a job will serve. */
+struct request_list {
+  struct qed_request *first;
+};
+
+struct scan;            /* scan.c */
+
+struct qed_image {
+  struct qed_options options;
+  char *path;                   /* for messages */
+  struct storage *storage;
+  struct format_header header;
+  struct format_geometry geometry;
+  bool read_only;
+
+  _Atomic int refuse;           /* see above; only ever set by image_refuse */
+  _Atomic bool failed;          /* a sync failed (O8) */
+  _Atomic bool damaged;         /* damage was found */
+  _Atomic unsigned reports;     /* lines about failed requests so far */
+
+  struct guards guards;
+  struct gate gate;
+  struct metadata metadata;
+  struct space space;
+
+  struct loop *loop;            /* NULL before qed_start */
+  struct loop_task dispatch;
+  struct loop_task gate_drained;
+  _Atomic int scan_state;       /* enum scan_state; changed on the loop */
+  struct wait_queue scanned;    /* who waits for the scan */
+  struct scan *scan;            /* while it runs */
+
+  _Atomic double last_change;   /* loop_now () of the last published entry */
+
+  /* A change whose clusters' content must be durable before its entry was
+   * published since the last copy (O3).
+   */
+  _Atomic bool sync_data_first;
+
+  pthread_mutex_t lock;         /* protects the three that follow */
+  struct request_list want_mark;  /* they wait for NEED_CHECK */
+  struct request_list want_flush; /* they wait for a write-back that starts
+                                   * after they came */
+  bool want_close;
+
+  /* Loop only, from here on. */
+  enum dirty_state state;
+  struct job *running;          /* the one job, or NULL */
+  struct request_list served;   /* whom the running job serves */
+  bool want_write_back;         /* dirty pages are 5 s old */
+  bool want_clean;              /* clean-after= has passed */
+  struct loop_timer write_back_timer, clean_timer;
+
+  struct job job;               /* mark-dirty, make-clean, scan, close */
+  struct job write_back;        /* alone, or as a step of make-clean */
+  struct write_back *wb;        /* flush.c's working memory */
+  unsigned char sector[FORMAT_SECTOR]; /* the header, while it is updated */
+  struct storage_io header_io;
+  bool cut;                     /* make-clean shortened the file */
+  bool closing;                 /* the last make-clean was started */
+  int close_error;              /* why the image was left dirty */
+
+  pthread_cond_t closed_cond;   /* with 'lock' */
+  bool closed;
+};
+
+/* ---- image.c ---- */
+
+/* Open the image that lies on 'storage', which becomes the image's, also on
+ * failure.  For qed_open and for the tests' own storage.
+ */
+int image_open_storage (const struct qed_options *options,
+                        struct storage *storage, struct qed_image **image);
+
+/* Whether qed_close waits. */
+bool image_close_wanted (struct qed_image *image);
+
+/* Changes are refused from now on; the first reason stays, but EIO is worse
+ * than EROFS.
+ */
+void image_refuse (struct qed_image *image, int error);
+
+/* Name damage; from here on changes get EROFS. */
+void image_damage (struct qed_image *image, const char *fmt, ...)
+  __attribute__ ((format (printf, 2, 3)));
+
+/* A sync failed: nothing may be reported durable any more (O8). */
+void image_fail (struct qed_image *image, const char *step, int error);
+
+/* Say why a request failed; rate-limited. */
+void image_report (struct qed_image *image, const char *what,
+                   uint64_t offset, int error);
+
+/* Let the loop look for something to do.  Any thread. */
+void image_kick (struct qed_image *image);
+
+/* Queue a request for the next mark-dirty or write-back.  Any thread. */
+void image_queue (struct qed_image *image, struct request_list *list,
+                  struct qed_request *request);
+
+/* Answer all that the running job served, and look for the next job. */
+void image_job_done (struct qed_image *image, struct job *job, int error);
+
+/* ---- dirty.c ---- */
+
+void dirty_mark (struct qed_image *image);
+void dirty_make_clean (struct qed_image *image);
+
+/* ---- flush.c ---- */
+
+int flush_init (struct qed_image *image);
+void flush_destroy (struct qed_image *image);
+
+/* Write everything back.  Loop only; 'done' is the caller's. */
+void flush_start (struct qed_image *image, void (*done) (struct job *job));
+
+/* ---- scan.c ---- */
+
+void scan_start (struct qed_image *image);
+
+/* ---- request.c ---- */
+
+/* The guest's range as the tables have it now: 'bytes' from its start are of
+ * the class, and where they're allocated they lie at 'offset' in one piece.
+ */
+struct extent {
+  enum format_entry class;
+  uint64_t offset;
+  uint64_t bytes;
+};
+
+/* What a function of a request returns beside 0, QED_WAIT and errors: things
+ * have changed, or were brought in; look up again.
+ */
+#define REQUEST_AGAIN 2
+
+/* Look up guest address 'at', for at most 'bytes'.  With a guard held.
+ * Returns 0; REQUEST_AGAIN after a page was loaded; QED_WAIT or an error.
+ */
+int request_lookup (struct qed_image *image, struct qed_request *request,
+                    uint64_t at, uint64_t bytes, struct extent *extent);
+
+/* Bring in the page of the tables that a lookup or a change needs, the L1
+ * page first.  Returns REQUEST_AGAIN, QED_WAIT, -ENOBUFS if the cache has no
+ * room now, or an error.
+ */
+int request_load (struct qed_image *image, struct qed_request *request,
+                  uint64_t at);
+
+/* The table that an L1 entry names: *table 0 if there is none.  Returns
+ * -EIO, and names the damage, if the entry is invalid.
+ */
+int request_check_l1 (struct qed_image *image, uint64_t l1_index,
+                      uint64_t entry, uint64_t *table);
+
+/* Wait until the scan has come so far.  Returns 0 or QED_WAIT. */
+int request_wait_scan (struct qed_image *image, struct qed_request *request,
+                       enum scan_state state);
+
+/* Wait for the next write-back or mark-dirty; always QED_WAIT. */
+int request_wait_job (struct qed_image *image, struct request_list *list,
+                      struct qed_request *request);
+
+/* ---- allocate.c ---- */
+
+/* Give the unallocated or zero clusters at guest address 'at' a place, for at
+ * most 'bytes'.  With a guard held.  Returns 0: *extent is published and may
+ * be written; REQUEST_AGAIN, QED_WAIT or an error.
+ */
+int allocate_extent (struct qed_image *image, struct qed_request *request,
+                     uint64_t at, uint64_t bytes, struct extent *extent);
+
+/* Where a guest address lies in the tables. */
+static inline uint64_t
+image_cluster (const struct qed_image *image, uint64_t at)
+{
+  return at >> image->geometry.cluster_bits;
+}
+
+static inline uint64_t
+image_l2_key (const struct qed_image *image, uint64_t at)
+{
+  return METADATA_KEY_L2 (image_cluster (image, at) / PAGE_ENTRIES);
+}
+
+static inline unsigned
+image_l2_index (const struct qed_image *image, uint64_t at)
+{
+  return image_cluster (image, at) % PAGE_ENTRIES;
+}
+
+static inline uint64_t
+image_l1_index (const struct qed_image *image, uint64_t at)
+{
+  return image_cluster (image, at) >> image->geometry.entries_bits;
+}
+
+#endif /* QED_IMAGE_H */

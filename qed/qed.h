@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* libqed: read, write, create and inspect QED disk images.
+ *
+ * This is the one public header of the engine.  Sizes and offsets are in
+ * bytes unless a name says clusters.  Functions return 0 (or what they say)
+ * on success and a negative errno on failure; the reason in words goes to
+ * the log function, one line a failure.
+ *
+ * Life of an image:  qed_open -> qed_start -> requests -> qed_close.
+ * qed_open starts no thread, so that it may come before a fork; qed_start
+ * starts the image's loop, which makes every change of metadata on disk.
+ */
+
+#ifndef QED_H
+#define QED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct qed_image;
+
+/* ---- Messages ---------------------------------------------------------- */
+
+enum qed_log_level {
+  QED_LOG_ERROR,        /* something failed; the caller gets an errno too */
+  QED_LOG_WARNING,      /* something an administrator should know */
+  QED_LOG_INFO,         /* an event of the image's life */
+  QED_LOG_TRACE,        /* one line a step, only where tracing is on */
+};
+
+/* Where messages go.  'message' is one line without a newline.  Called from
+ * any thread.
+ */
+typedef void (*qed_log_fn) (void *opaque, enum qed_log_level level,
+                            const char *message);
+
+struct qed_log {
+  qed_log_fn fn;        /* NULL: messages are dropped */
+  void *opaque;
+  bool trace;           /* whether QED_LOG_TRACE lines are wanted */
+};
+
+/* ---- Opening and closing ----------------------------------------------- */
+
+enum qed_check_mode {
+  QED_CHECK_AUTO,       /* repair when NEED_CHECK is set */
+  QED_CHECK_ALWAYS,     /* check at every open */
+  QED_CHECK_NEVER,      /* a dirty image is served read-only */
+};
+
+struct qed_options {
+  const char *path;             /* the image file */
+  bool read_only;               /* never change the file */
+  bool lock;                    /* take QEMU's file locks */
+  enum qed_check_mode check;
+  unsigned clean_after;         /* seconds without change until NEED_CHECK is
+                                 * cleared; 0: only at close */
+  uint64_t metadata_cache;      /* bytes of table pages kept in memory, at
+                                 * least QED_METADATA_CACHE_MIN */
+  struct qed_log log;
+};
+
+#define QED_CLEAN_AFTER_DEFAULT 5
+#define QED_METADATA_CACHE_DEFAULT (UINT64_C (64) << 20)
+#define QED_METADATA_CACHE_MIN (UINT64_C (256) << 10)
+
+/* Fill in the defaults of everything but the path. */
+void qed_options_init (struct qed_options *options);
+
+/* Open, lock and validate an image.  Plain calls, no thread.  On success
+ * *image is the caller's, to be given to qed_close.
+ */
+int qed_open (const struct qed_options *options, struct qed_image **image);
+
+/* Start the loop and its threads, and with them the opening scan.  Once for
+ * an image, after any fork.
+ */
+int qed_start (struct qed_image *image);
+
+/* Write everything back, clear NEED_CHECK, cut the file to its end of use,
+ * drop the lock, stop the threads, free the image.  No request may be under
+ * way.  Returns a negative errno if something could not be made durable
+ * (NEED_CHECK then stays set); the image is gone in any case.
+ */
+int qed_close (struct qed_image *image);
+
+uint64_t qed_size (const struct qed_image *image);
+uint32_t qed_cluster_size (const struct qed_image *image);
+
+/* Whether a client that connects now may write.  It becomes false when
+ * damage is found or a sync fails.
+ */
+bool qed_writable (const struct qed_image *image);
+
+/* ---- Requests ---------------------------------------------------------- */
+
+enum qed_op {
+  QED_OP_READ,
+  QED_OP_WRITE,
+  QED_OP_FLUSH,
+};
+
+#define QED_FUA 1u              /* durable, with its metadata, when done */
+
+/* qed_request_run returned this: the request waits, and its wake function
+ * will be called.
+ */
+#define QED_WAIT 1
+
+/* A place in a queue of those who wait for the same event (engine's). */
+struct qed_waiter {
+  struct qed_waiter *next, **link;
+  void *queue;
+};
+
+/* A request.  The caller fills in the first part and clears the rest
+ * (qed_request_init), then calls qed_request_run until it returns something
+ * else than QED_WAIT, each time after wake was called.  So whoever brings a
+ * request carries it out, on its own thread, and no other thread touches its
+ * data.
+ */
+struct qed_request {
+  enum qed_op op;
+  unsigned flags;               /* QED_FUA */
+  uint64_t offset, count;
+  void *buf;                    /* read into, or written from */
+
+  /* Called once for each QED_WAIT, from any thread, perhaps before
+   * qed_request_run has returned.  It must only tell the owner to run the
+   * request again: it is called with locks held.
+   */
+  void (*wake) (struct qed_request *request);
+  void *opaque;                 /* the caller's, for wake */
+
+  /* The engine's. */
+  uint64_t done;                /* bytes carried out so far */
+  int phase;
+  int flush_error;              /* the result of the flush that served us */
+  struct qed_waiter waiter;
+  struct qed_request *flush_next;
+};
+
+void qed_request_init (struct qed_request *request, enum qed_op op, void *buf,
+                       uint64_t count, uint64_t offset, unsigned flags);
+
+/* Carry the request on as far as possible.  Returns 0 when it is complete, a
+ * negative errno when it failed, QED_WAIT when it must wait.  -EINVAL if the
+ * range is not within the image.
+ */
+int qed_request_run (struct qed_image *image, struct qed_request *request);
+
+/* Give up a request that waits.  After this wake is not called any more.
+ * What it had done stays done.
+ */
+void qed_request_withdraw (struct qed_image *image,
+                           struct qed_request *request);
+
+/* ---- Creating ---------------------------------------------------------- */
+
+#define QED_CLUSTER_SIZE_DEFAULT 65536
+#define QED_TABLE_SIZE_DEFAULT 4
+
+struct qed_create_options {
+  const char *path;
+  uint64_t size;                /* the guest's bytes, a multiple of 512 */
+  uint32_t cluster_size;        /* bytes */
+  uint32_t table_size;          /* clusters */
+  const char *backing;          /* name to be stored, or NULL */
+  bool backing_raw;             /* store BACKING_FORMAT_NO_PROBE */
+  bool force;                   /* overwrite an existing file */
+  struct qed_log log;
+};
+
+void qed_create_options_init (struct qed_create_options *options);
+
+/* Make a new image, durably.  All parameters are validated before the file is
+ * touched; an existing file is replaced only with 'force', and only if no
+ * one else holds its lock.
+ */
+int qed_create (const struct qed_create_options *options);
+
+/* ---- Inspecting -------------------------------------------------------- */
+
+/* The feature bits of the header. */
+#define QED_F_BACKING_FILE 1u
+#define QED_F_NEED_CHECK 2u
+#define QED_F_BACKING_FORMAT_NO_PROBE 4u
+
+struct qed_info {
+  uint64_t image_size;          /* what the guest sees */
+  uint64_t max_image_size;      /* what this geometry could hold */
+  uint64_t file_size;           /* the length of the file */
+  uint64_t disk_size;           /* what the file takes on its file system */
+  uint32_t cluster_size;        /* bytes */
+  uint32_t table_size;          /* clusters */
+  uint32_t header_size;         /* clusters */
+  uint64_t features, compat_features, autoclear_features;
+  uint64_t l1_table_offset;     /* in the file */
+  char *backing;                /* NULL if there is none */
+};
+
+/* Read the header of an image.  Takes no lock and writes nothing.  Fill in
+ * *info, to be freed with qed_info_free.
+ */
+int qed_info_read (const char *path, const struct qed_log *log,
+                   struct qed_info *info);
+void qed_info_free (struct qed_info *info);
+
+#endif /* QED_H */

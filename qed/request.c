@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Requests: what the thread that brings one does with it.
+ *
+ *        +--> lookup (guard held) --miss--> load the page --+
+ *        |      | hit                                       |
+ *        |      +-- data: read or write in place            |
+ *        |      +-- none: zeros, or allocate and write      |
+ *        +------+-------------------------------------------+
+ *               | all bytes done
+ *               +-- FUA: the next write-back (O6) --> done
+ *
+ * A request that must wait (for a page, the scan, NEED_CHECK, a write-back)
+ * is queued, lets go of its guard and returns QED_WAIT; when it is run again
+ * it looks up anew, from the first byte not yet done.  It keeps no other state
+ * across a wait.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "image.h"
+
+void
+qed_request_init (struct qed_request *request, enum qed_op op, void *buf,
+                  uint64_t count, uint64_t offset, unsigned flags)
+{
+  memset (request, 0, sizeof *request);
+  request->op = op;
+  request->buf = buf;
+  request->count = count;
+  request->offset = offset;
+  request->flags = flags;
+}
+
+/* ---- Waiting ---- */
+
+int
+request_wait_scan (struct qed_image *image, struct qed_request *request,
+                   enum scan_state state)
+{
+  if (atomic_load (&image->scan_state) >= (int) state)
+    return 0;
+  wait_add (&image->scanned, request);
+  if (atomic_load (&image->scan_state) < (int) state)
+    return QED_WAIT;
+  wait_cancel (request);
+  return 0;
+}
+
+int
+request_wait_job (struct qed_image *image, struct request_list *list,
+                  struct qed_request *request)
+{
+  request->phase = REQUEST_LISTED;
+  image_queue (image, list, request);
+  return QED_WAIT;
+}
+
+/* The result of the job that served the request: QED_WAIT if there's none
+ * yet.
+ */
+static int
+job_result (struct qed_image *image, struct qed_request *request)
+{
+  int r = 0;
+
+  pthread_mutex_lock (&image->lock);
+  if (request->phase == REQUEST_LISTED)
+    r = QED_WAIT;
+  else if (request->phase == REQUEST_SERVED) {
+    request->phase = REQUEST_RUNS;
+    r = request->flush_error;
+  }
+  pthread_mutex_unlock (&image->lock);
+  return r;
+}
+
+static void
+unlist (struct request_list *list, struct qed_request *request)
+{
+  struct qed_request **p = &list->first;
+
+  while (*p && *p != request)
+    p = &(*p)->flush_next;
+  if (*p)
+    *p = request->flush_next;
+}
+
+void
+qed_request_withdraw (struct qed_image *image, struct qed_request *request)
+{
+  wait_cancel (request);
+  pthread_mutex_lock (&image->lock);
+  unlist (&image->want_mark, request);
+  unlist (&image->want_flush, request);
+  unlist (&image->served, request);
+  request->phase = REQUEST_RUNS;
+  pthread_mutex_unlock (&image->lock);
+}
+
+/* ---- Lookup ---- */
+
+int
+request_check_l1 (struct qed_image *image, uint64_t l1_index, uint64_t entry,
+                  uint64_t *table)
+{
+  enum format_entry class = FORMAT_RESERVED_BITS;
+
+  *table = entry & ~ENTRY_MARKS;
+  if (entry & ENTRY_CHECKED || entry == 0)
+    return 0;
+  if (!(entry & ENTRY_DAMAGED))
+    class = format_classify_l1 (&image->geometry, entry,
+                                atomic_load (&image->space.length_bytes));
+  if (class == FORMAT_ALLOCATED)
+    return 0;
+  image_damage (image, "L1 entry %" PRIu64 " (file offset 0x%" PRIx64
+                ") is %s", l1_index, image->geometry.l1_offset + l1_index * 8,
+                format_entry_to_text (class));
+  return -EIO;
+}
+
+/* Whether an L2 entry that was not checked yet may be followed.  Not before
+ * every table is known can it be marked as checked.
+ */
+static int
+check_l2 (struct qed_image *image, uint64_t at, uint64_t entry)
+{
+  enum format_entry class = FORMAT_RESERVED_BITS;
+  const char *text;
+
+  if (!(entry & ENTRY_DAMAGED))
+    class = format_classify_l2 (&image->geometry, entry,
+                                atomic_load (&image->space.length_bytes));
+  text = format_entry_to_text (class);
+  if (class == FORMAT_ALLOCATED) {
+    if (!space_is_table (&image->space, image_cluster (image, entry))) {
+      if (atomic_load (&image->scan_state) >= SCAN_READING_L2)
+        metadata_set_checked (&image->metadata, image_l2_key (image, at),
+                              image_l2_index (image, at), entry);
+      return 0;
+    }
+    text = "inside an L2 table";
+  }
+  image_damage (image, "the L2 entry for guest offset 0x%" PRIx64 " is %s",
+                at & -(uint64_t) image->geometry.cluster_size, text);
+  return -EIO;
+}
+
+/* What an entry says about the guest address 'at'. */
+static int
+read_entry (struct qed_image *image, uint64_t at, uint64_t entry,
+            struct extent *extent)
+{
+  uint64_t in = at & (image->geometry.cluster_size - 1);
+  int r;
+
+  extent->bytes = image->geometry.cluster_size - in;
+  extent->offset = 0;
+  if (entry == 0)
+    extent->class = FORMAT_UNALLOCATED;
+  else if (entry == FORMAT_ENTRY_ZERO)
+    extent->class = FORMAT_ZERO;
+  else {
+    if (!(entry & ENTRY_CHECKED)) {
+      r = check_l2 (image, at, entry);
+      if (r < 0)
+        return r;
+    }
+    extent->class = FORMAT_ALLOCATED;
+    extent->offset = (entry & ~ENTRY_MARKS) + in;
+  }
+  return 0;
+}
+
+/* Where the L1 entry for 'at' is cached or can be read. */
+static int
+get_l1 (struct qed_image *image, uint64_t at, uint64_t *entry)
+{
+  uint64_t index = image_l1_index (image, at);
+
+  return metadata_get (&image->metadata,
+                       METADATA_KEY_L1 (index / PAGE_ENTRIES),
+                       index % PAGE_ENTRIES, entry) ? 0 : REQUEST_AGAIN;
+}
+
+/* Where in the file the page of the L2 table lies. */
+static uint64_t
+l2_page_offset (const struct qed_image *image, uint64_t at, uint64_t table)
+{
+  uint64_t entry = image_cluster (image, at) & (image->geometry.entries - 1);
+
+  return table + entry / PAGE_ENTRIES * PAGE_BYTES;
+}
+
+int
+request_load (struct qed_image *image, struct qed_request *request,
+              uint64_t at)
+{
+  uint64_t index = image_l1_index (image, at), entry, table;
+  uint64_t page = index / PAGE_ENTRIES;
+  int r;
+
+  if (get_l1 (image, at, &entry) != 0)
+    r = metadata_load (&image->metadata, METADATA_KEY_L1 (page),
+                       image->geometry.l1_offset + page * PAGE_BYTES,
+                       request);
+  else {
+    r = request_check_l1 (image, index, entry, &table);
+    if (r == 0 && table != 0)
+      r = metadata_load (&image->metadata, image_l2_key (image, at),
+                         l2_page_offset (image, at, table), request);
+  }
+  if (r < 0 && r != -ENOBUFS)
+    image_report (image, "reading a table", at, r);
+  return r == 0 ? REQUEST_AGAIN : r;
+}
+
+/* The cache is full of pages that can't go: read the entries themselves. */
+static int
+lookup_uncached (struct qed_image *image, uint64_t at, struct extent *extent)
+{
+  uint64_t index = image_l1_index (image, at), entry, table;
+  int r = 0;
+
+  if (get_l1 (image, at, &entry) != 0)
+    r = metadata_read_entry (&image->metadata, image->geometry.l1_offset +
+                             index / PAGE_ENTRIES * PAGE_BYTES,
+                             index % PAGE_ENTRIES, &entry);
+  if (r == 0)
+    r = request_check_l1 (image, index, entry, &table);
+  if (r < 0)
+    return r;
+  entry = 0;
+  if (table != 0)
+    r = metadata_read_entry (&image->metadata,
+                             l2_page_offset (image, at, table),
+                             image_l2_index (image, at), &entry);
+  return r < 0 ? r : read_entry (image, at, entry, extent);
+}
+
+/* No table: nothing is allocated as far as the table would reach. */
+static bool
+lookup_no_table (struct qed_image *image, uint64_t at, struct extent *extent)
+{
+  uint64_t entry, reach = image->geometry.entries_bits +
+    image->geometry.cluster_bits;
+
+  if (get_l1 (image, at, &entry) != 0 || entry != 0)
+    return false;
+  extent->class = FORMAT_UNALLOCATED;
+  extent->offset = 0;
+  extent->bytes = reach < 63
+    ? (UINT64_C (1) << reach) - (at & ((UINT64_C (1) << reach) - 1))
+    : UINT64_MAX - at;
+  return true;
+}
+
+/* Look up one cluster, or more where there's no table. */
+static int
+lookup_first (struct qed_image *image, struct qed_request *request,
+              uint64_t at, struct extent *extent)
+{
+  uint64_t entry;
+  int r;
+
+  if (metadata_get (&image->metadata, image_l2_key (image, at),
+                    image_l2_index (image, at), &entry))
+    return read_entry (image, at, entry, extent);
+  if (lookup_no_table (image, at, extent))
+    return 0;
+  r = request_load (image, request, at);
+  if (r != -ENOBUFS)
+    return r;
+  r = lookup_uncached (image, at, extent);
+  if (r < 0)
+    image_report (image, "reading a table entry", at, r);
+  return r;
+}
+
+int
+request_lookup (struct qed_image *image, struct qed_request *request,
+                uint64_t at, uint64_t bytes, struct extent *extent)
+{
+  struct extent next;
+  uint64_t entry;
+  int r = lookup_first (image, request, at, extent);
+
+  if (r != 0)
+    return r;
+  while (extent->bytes < bytes) {
+    if (!metadata_get (&image->metadata,
+                       image_l2_key (image, at + extent->bytes),
+                       image_l2_index (image, at + extent->bytes), &entry) ||
+        read_entry (image, at + extent->bytes, entry, &next) < 0 ||
+        next.class != extent->class ||
+        (next.class == FORMAT_ALLOCATED &&
+         next.offset != extent->offset + extent->bytes))
+      break;
+    extent->bytes += next.bytes;
+  }
+  if (extent->bytes > bytes)
+    extent->bytes = bytes;
+  return 0;
+}
+
+/* ---- Read ---- */
+
+static int
+read_extent (struct qed_image *image, const struct extent *extent, void *buf)
+{
+  int r;
+
+  if (extent->class != FORMAT_ALLOCATED) {
+    memset (buf, 0, extent->bytes);
+    return 0;
+  }
+  r = image->storage->ops->pread (image->storage, buf, extent->bytes,
+                                  extent->offset);
+  if (r < 0)
+    image_report (image, "reading data", extent->offset, r);
+  return r;
+}
+
+static int
+read_some (struct qed_image *image, struct qed_request *request)
+{
+  unsigned guard = guard_enter (&image->guards);
+  struct extent extent;
+  int r = request_lookup (image, request, request->offset + request->done,
+                          request->count - request->done, &extent);
+
+  if (r == 0)
+    r = read_extent (image, &extent, (char *) request->buf + request->done);
+  guard_leave (&image->guards, guard);
+  if (r == 0)
+    request->done += extent.bytes;
+  return r;
+}
+
+/* ---- Write ---- */
+
+/* In place, or into what was just allocated: a failure is this request's
+ * alone.
+ */
+static int
+write_extent (struct qed_image *image, const struct extent *extent,
+              const void *buf)
+{
+  int r = image->storage->ops->pwrite (image->storage, buf, extent->bytes,
+                                       extent->offset);
+
+  if (r < 0)
+    image_report (image, "writing data", extent->offset, r);
+  return r;
+}
+
+static int
+write_some (struct qed_image *image, struct qed_request *request)
+{
+  uint64_t at = request->offset + request->done;
+  uint64_t bytes = request->count - request->done;
+  struct extent extent;
+  unsigned guard;
+  int r = -atomic_load (&image->refuse);
+
+  if (r == 0)
+    r = request_wait_scan (image, request, SCAN_READING_L2);
+  if (r != 0)
+    return r;
+  guard = guard_enter (&image->guards);
+  r = request_lookup (image, request, at, bytes, &extent);
+  if (r == 0 && extent.class != FORMAT_ALLOCATED)
+    r = allocate_extent (image, request, at, extent.bytes, &extent);
+  if (r == 0)
+    r = write_extent (image, &extent, (char *) request->buf + request->done);
+  guard_leave (&image->guards, guard);
+  if (r == 0)
+    request->done += extent.bytes;
+  return r;
+}
+
+/* ---- All of them ---- */
+
+/* The data is in place; what is left is to make it durable (O6). */
+static int
+finish (struct qed_image *image, struct qed_request *request, bool flushed)
+{
+  bool durable = request->op == QED_OP_FLUSH || (request->flags & QED_FUA);
+
+  if (!durable || flushed || image->read_only)
+    return 0;
+  if (atomic_load (&image->failed))
+    return -EIO;
+  return request_wait_job (image, &image->want_flush, request);
+}
+
+int
+qed_request_run (struct qed_image *image, struct qed_request *request)
+{
+  bool served = request->phase != REQUEST_RUNS;
+  int r = served ? job_result (image, request) : 0;
+
+  if (r != 0)
+    return r;
+  wait_cancel (request);
+  if (request->count > qed_size (image) ||
+      request->offset > qed_size (image) - request->count)
+    return -EINVAL;
+  if (request->done == request->count)
+    return finish (image, request, served);
+
+  while (request->done < request->count) {
+    r = request->op == QED_OP_READ ? read_some (image, request)
+      : write_some (image, request);
+    if (r != 0 && r != REQUEST_AGAIN)
+      return r;
+  }
+  return request->op == QED_OP_READ ? 0 : finish (image, request, false);
+}

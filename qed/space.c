@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "qed.h"
+#include "space.h"
+
+/* The file grows in steps of this many bytes, so that few requests pay. */
+#define GROW_BYTES (UINT64_C (16) << 20)
+
+int
+space_init (struct space *space, const struct format_geometry *geometry,
+            const struct storage *storage, uint64_t length)
+{
+  uint64_t cluster_size = geometry->cluster_size, l1;
+  bool shared;
+  int r;
+
+  memset (space, 0, sizeof *space);
+  space->cluster_size = geometry->cluster_size;
+  space->can_grow = storage->can_grow;
+  atomic_init (&space->length_bytes, length);
+  pthread_mutex_init (&space->lock, NULL);
+  bitmap_init (&space->used);
+  bitmap_init (&space->tables);
+  wait_queue_init (&space->grown);
+  space->covered = length / cluster_size;
+  space->fresh = storage->can_grow
+    ? (length + cluster_size - 1) / cluster_size : UINT64_MAX;
+
+  l1 = geometry->l1_offset / cluster_size;
+  space->base = space->cursor = space->end =
+    geometry->header_bytes / cluster_size;
+  r = space_enter (space, l1, geometry->table_bytes / cluster_size, false,
+                   &shared);
+  if (r < 0)
+    space_destroy (space);
+  return r;
+}
+
+void
+space_destroy (struct space *space)
+{
+  bitmap_destroy (&space->used);
+  bitmap_destroy (&space->tables);
+  wait_queue_destroy (&space->grown);
+  pthread_mutex_destroy (&space->lock);
+}
+
+int
+space_enter (struct space *space, uint64_t first, uint64_t n, bool table,
+             bool *shared)
+{
+  uint64_t i;
+  bool was;
+  int r;
+
+  *shared = false;
+  for (i = first; i < first + n; i++) {
+    r = bitmap_set (&space->used, i, &was);
+    if (r < 0)
+      return r;
+    *shared |= was;
+    if (table) {
+      r = bitmap_set (&space->tables, i, &was);
+      if (r < 0)
+        return r;
+    }
+  }
+  if (space->end < first + n)
+    space->end = first + n;
+  return 0;
+}
+
+void
+space_complete (struct space *space)
+{
+  pthread_mutex_lock (&space->lock);
+  space->reuse = true;
+  pthread_mutex_unlock (&space->lock);
+}
+
+void
+space_grow_only (struct space *space)
+{
+  uint64_t length = atomic_load (&space->length_bytes);
+  uint64_t clusters = length / space->cluster_size +
+    (length % space->cluster_size != 0);
+
+  pthread_mutex_lock (&space->lock);
+  if (space->end < clusters)
+    space->end = clusters;
+  pthread_mutex_unlock (&space->lock);
+}
+
+/* ---- Allocation ---- */
+
+/* Find a free run below 'end'.  With the lock held. */
+static bool
+find_free (struct space *space, uint64_t want, struct space_run *run)
+{
+  uint64_t first;
+
+  if (!space->reuse || space->base + space->used.count == space->end)
+    return false;
+  first = bitmap_next_clear (&space->used, space->cursor, space->end);
+  if (first == space->end)
+    first = bitmap_next_clear (&space->used, space->base, space->end);
+  assert (first < space->end);
+  run->first = first;
+  run->n = 1;
+  while (run->n < want && first + run->n < space->end &&
+         !bitmap_test (&space->used, first + run->n))
+    run->n++;
+  run->used_before = true;
+  space->cursor = first + run->n;
+  return true;
+}
+
+/* Take n clusters from the end.  With the lock held. */
+static int
+take_end (struct space *space, uint64_t n, bool exactly,
+          struct space_run *run)
+{
+  uint64_t left = space->covered > space->end
+    ? space->covered - space->end : 0;
+
+  if (left < n && (exactly || left == 0))
+    return space->can_grow ? -EAGAIN : -ENOSPC;
+  run->first = space->end;
+  run->n = left < n ? left : n;
+  run->used_before = run->first < space->fresh;
+  if (run->used_before && !exactly && run->n > space->fresh - run->first)
+    run->n = space->fresh - run->first;
+  return 0;
+}
+
+/* With the lock held: all of it or nothing. */
+static int
+hand_out (struct space *space, bool table, const struct space_run *run)
+{
+  uint64_t end = space->end, i;
+  bool shared;
+  int r = space_enter (space, run->first, run->n, table, &shared);
+
+  if (r < 0) {
+    for (i = run->first; i < run->first + run->n; i++) {
+      bitmap_clear (&space->used, i);
+      bitmap_clear (&space->tables, i);
+    }
+    space->end = end;
+    return r;
+  }
+  assert (!shared);
+  return 0;
+}
+
+int
+space_reserve (struct space *space, uint64_t want, struct space_run *run)
+{
+  int r = 0;
+
+  pthread_mutex_lock (&space->lock);
+  if (!find_free (space, want, run))
+    r = take_end (space, want, false, run);
+  if (r == 0)
+    r = hand_out (space, false, run);
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
+int
+space_reserve_table (struct space *space, uint64_t n, struct space_run *run)
+{
+  int r;
+
+  pthread_mutex_lock (&space->lock);
+  r = take_end (space, n, true, run);
+  if (r == 0)
+    r = hand_out (space, true, run);
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
+void
+space_release (struct space *space, const struct space_run *run)
+{
+  uint64_t i;
+
+  pthread_mutex_lock (&space->lock);
+  for (i = run->first; i < run->first + run->n; i++) {
+    bitmap_clear (&space->used, i);
+    bitmap_clear (&space->tables, i);
+  }
+  if (space->cursor > run->first)
+    space->cursor = run->first;
+  pthread_mutex_unlock (&space->lock);
+}
+
+/* ---- The length of the file ---- */
+
+/* Become the one who grows the file, or wait for him, unless it is long
+ * enough meanwhile.
+ */
+enum grow_role { GROW_NOT_NEEDED, GROW_MINE, GROW_WAIT };
+
+static enum grow_role
+grow_role (struct space *space, uint64_t n, struct qed_request *request,
+           uint64_t *target)
+{
+  enum grow_role role;
+
+  wait_add (&space->grown, request);
+  pthread_mutex_lock (&space->lock);
+  *target = (space->end > space->covered ? space->end : space->covered);
+  if (space->covered >= space->end + n)
+    role = GROW_NOT_NEEDED;
+  else if (space->growing)
+    role = GROW_WAIT;
+  else {
+    role = GROW_MINE;
+    space->growing = true;
+    *target = space->end + n;
+  }
+  pthread_mutex_unlock (&space->lock);
+  if (role != GROW_WAIT)
+    wait_cancel (request);
+  return role;
+}
+
+/* Try a whole step, then just what is needed. */
+static int
+resize_to (struct space *space, struct storage *storage, uint64_t *clusters)
+{
+  uint64_t most = INT64_MAX / space->cluster_size;
+  uint64_t step = GROW_BYTES / space->cluster_size;
+  uint64_t wanted = *clusters + step;
+  int r;
+
+  if (*clusters > most)
+    return -ENOSPC;
+  if (wanted > most)
+    wanted = most;
+  r = storage->ops->resize (storage, wanted * space->cluster_size);
+  if (r == -EFBIG || r == -ENOSPC || r == -EDQUOT) {
+    wanted = *clusters;
+    r = storage->ops->resize (storage, wanted * space->cluster_size);
+  }
+  *clusters = wanted;
+  return r == -EFBIG ? -ENOSPC : r;
+}
+
+int
+space_grow (struct space *space, struct storage *storage, uint64_t n,
+            struct qed_request *request)
+{
+  uint64_t clusters;
+  int r;
+
+  switch (grow_role (space, n, request, &clusters)) {
+  case GROW_NOT_NEEDED:
+    return 0;
+  case GROW_WAIT:
+    return QED_WAIT;
+  case GROW_MINE:
+    break;
+  }
+
+  r = resize_to (space, storage, &clusters);
+  pthread_mutex_lock (&space->lock);
+  space->growing = false;
+  if (r == 0) {
+    space->covered = clusters;
+    atomic_store (&space->length_bytes, clusters * space->cluster_size);
+  }
+  pthread_mutex_unlock (&space->lock);
+  wait_wake_all (&space->grown);
+  return r;
+}
+
+bool
+space_is_table (struct space *space, uint64_t cluster)
+{
+  bool is;
+
+  pthread_mutex_lock (&space->lock);
+  is = bitmap_test (&space->tables, cluster);
+  pthread_mutex_unlock (&space->lock);
+  return is;
+}
+
+bool
+space_cut_wanted (struct space *space, uint64_t *length)
+{
+  bool wanted;
+
+  pthread_mutex_lock (&space->lock);
+  if (space->reuse)
+    while (space->end > space->base && !bitmap_test (&space->used, space->end - 1))
+      space->end--;
+  *length = space->end * space->cluster_size;
+  wanted = space->reuse && space->can_grow &&
+    atomic_load (&space->length_bytes) > *length;
+  pthread_mutex_unlock (&space->lock);
+  return wanted;
+}
+
+void
+space_was_cut (struct space *space, uint64_t length)
+{
+  pthread_mutex_lock (&space->lock);
+  space->covered = length / space->cluster_size;
+  atomic_store (&space->length_bytes, length);
+  if (space->fresh != UINT64_MAX)
+    space->fresh = UINT64_MAX - 1;      /* nothing, until it is durable */
+  pthread_mutex_unlock (&space->lock);
+}
+
+void
+space_cut_is_durable (struct space *space)
+{
+  pthread_mutex_lock (&space->lock);
+  if (space->fresh == UINT64_MAX - 1)
+    space->fresh = space->covered;
+  pthread_mutex_unlock (&space->lock);
+}

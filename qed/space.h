@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Which clusters of the file are in use, and where new ones come from.
+ *
+ * In cluster numbers unless a name says bytes.  The opening scan enters what
+ * is referenced; from then on this is the truth for allocation: a cluster
+ * whose bit is set is never handed out.
+ *
+ *   0 ........ end ............ fresh .......... covered
+ *   used, free  | tail,          | never written   | the file must grow
+ *   in between  | used before    | since it grew   |
+ *
+ * Free clusters below 'end' and the tail up to 'fresh' were used before:
+ * whoever takes one makes it read as zeros first (O3).  Fresh ones read as
+ * zeros by themselves.  Any thread; no I/O under the lock.
+ */
+
+#ifndef QED_SPACE_H
+#define QED_SPACE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bitmap.h"
+#include "format.h"
+#include "storage.h"
+#include "wait.h"
+
+struct space {
+  uint32_t cluster_size;
+  bool can_grow;
+  _Atomic uint64_t length_bytes; /* of the file: entries below are inside */
+
+  pthread_mutex_t lock;         /* protects all that follows */
+  struct bitmap used;           /* referenced, or handed out */
+  struct bitmap tables;         /* those of them that are L2 tables */
+  uint64_t base;                /* behind the header, whose clusters are in
+                                 * no bitmap */
+  uint64_t end;                 /* behind the last cluster in use */
+  uint64_t fresh;               /* from here on growth reads as zeros */
+  uint64_t covered;             /* whole clusters within the file */
+  uint64_t cursor;              /* where to look for a free one */
+  bool reuse;                   /* the scan saw everything: what isn't in use
+                                 * is free */
+  bool growing;                 /* someone is changing the length */
+  struct wait_queue grown;      /* others who need that */
+};
+
+/* 'length' is the file's, in bytes; it counts as durable. */
+int space_init (struct space *space, const struct format_geometry *geometry,
+                const struct storage *storage, uint64_t length);
+void space_destroy (struct space *space);
+
+/* ---- For the opening scan ---- */
+
+/* Enter a reference to n clusters behind the header; *shared is set if one
+ * was entered before.  -ENOMEM.  With the lock held, which the scan takes
+ * once for many.
+ */
+int space_enter (struct space *space, uint64_t first, uint64_t n, bool table,
+                 bool *shared);
+
+/* Everything was entered: free clusters may be reused and the tail cut. */
+void space_complete (struct space *space);
+
+/* Something may be referenced that was not entered: only clusters beyond the
+ * file are handed out.
+ */
+void space_grow_only (struct space *space);
+
+/* ---- Allocation ---- */
+
+struct space_run {
+  uint64_t first, n;
+  bool used_before;             /* must be made to read as zeros */
+};
+
+/* Hand out up to 'want' neighbouring clusters.  -EAGAIN: the file must grow
+ * first (space_grow); -ENOSPC: it can't.
+ */
+int space_reserve (struct space *space, uint64_t want, struct space_run *run);
+
+/* Hand out exactly n neighbouring clusters for an L2 table. */
+int space_reserve_table (struct space *space, uint64_t n,
+                         struct space_run *run);
+
+/* Take back what was handed out and never published. */
+void space_release (struct space *space, const struct space_run *run);
+
+/* Make the file longer by at least n clusters (O4: before anything names
+ * them), in this thread; one at a time.  Returns 0 (try again), QED_WAIT if
+ * another does it, or the error, -ENOSPC included.
+ */
+int space_grow (struct space *space, struct storage *storage, uint64_t n,
+                struct qed_request *request);
+
+/* Whether a cluster belongs to an L2 table. */
+bool space_is_table (struct space *space, uint64_t cluster);
+
+/* Whether the file should be cut, and to how many bytes.  While no change is
+ * under way.
+ */
+bool space_cut_wanted (struct space *space, uint64_t *length);
+
+/* The file was cut, and then synced: what grows from here on is fresh. */
+void space_was_cut (struct space *space, uint64_t length);
+void space_cut_is_durable (struct space *space);
+
+#endif /* QED_SPACE_H */

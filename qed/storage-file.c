@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The storage driver for a local file or block device. */
+
+#include <config.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+#include <linux/fs.h>
+
+#include "lock.h"
+#include "log.h"
+#include "storage.h"
+
+struct storage_file {
+  struct storage storage;
+  int fd;
+  bool block_device;
+  bool locked;
+  _Atomic bool no_punch;        /* the file system cannot punch holes */
+};
+
+#define ZEROS_SIZE 65536u
+static const unsigned char zeros[ZEROS_SIZE];
+
+static struct storage_file *
+file_of (struct storage *s)
+{
+  return (struct storage_file *) s;
+}
+
+/* ---- Data ---- */
+
+static int
+file_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
+{
+  int fd = file_of (s)->fd;
+  ssize_t r;
+
+  while (count > 0) {
+    r = pread (fd, buf, count, (off_t) offset);
+    if (r < 0) {
+      if (errno == EINTR)
+        continue;
+      return -errno;
+    }
+    if (r == 0) {               /* beyond the end */
+      memset (buf, 0, count);
+      return 0;
+    }
+    buf = (char *) buf + r;
+    count -= (size_t) r;
+    offset += (uint64_t) r;
+  }
+  return 0;
+}
+
+static int
+file_pwrite (struct storage *s, const void *buf, size_t count,
+             uint64_t offset)
+{
+  int fd = file_of (s)->fd;
+  ssize_t r;
+
+  while (count > 0) {
+    r = pwrite (fd, buf, count, (off_t) offset);
+    if (r < 0) {
+      if (errno == EINTR)
+        continue;
+      return -errno;
+    }
+    if (r == 0)
+      return -EIO;
+    buf = (const char *) buf + r;
+    count -= (size_t) r;
+    offset += (uint64_t) r;
+  }
+  return 0;
+}
+
+/* One system call where it takes everything, else what is left piecewise. */
+static int
+file_pwritev (struct storage *s, const struct iovec *iov, int n,
+              uint64_t offset)
+{
+  ssize_t r = n <= IOV_MAX
+    ? pwritev (file_of (s)->fd, iov, n, (off_t) offset) : 0;
+  size_t written = r > 0 ? (size_t) r : 0, skip;
+  int i, e;
+
+  if (r < 0 && errno != EINTR)
+    return -errno;
+  for (i = 0; i < n; i++) {
+    skip = written < iov[i].iov_len ? written : iov[i].iov_len;
+    written -= skip;
+    e = file_pwrite (s, (const char *) iov[i].iov_base + skip,
+                     iov[i].iov_len - skip, offset + skip);
+    if (e < 0)
+      return e;
+    offset += iov[i].iov_len;
+  }
+  return 0;
+}
+
+static int
+file_zero (struct storage *s, uint64_t offset, uint64_t count)
+{
+  struct storage_file *file = file_of (s);
+  size_t n;
+  int r;
+
+  if (!file->no_punch) {
+    do
+      r = fallocate (file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     (off_t) offset, (off_t) count);
+    while (r < 0 && errno == EINTR);
+    if (r == 0)
+      return 0;
+    if (errno != EOPNOTSUPP && errno != ENOSYS && errno != ENODEV &&
+        errno != EINVAL)
+      return -errno;
+    file->no_punch = true;
+  }
+  while (count > 0) {
+    n = count < ZEROS_SIZE ? (size_t) count : ZEROS_SIZE;
+    r = file_pwrite (s, zeros, n, offset);
+    if (r < 0)
+      return r;
+    offset += n;
+    count -= n;
+  }
+  return 0;
+}
+
+/* ---- The file as a whole ---- */
+
+static int
+file_resize (struct storage *s, uint64_t length)
+{
+  int r;
+
+  if (length > INT64_MAX)
+    return -EFBIG;
+  do
+    r = ftruncate (file_of (s)->fd, (off_t) length);
+  while (r < 0 && errno == EINTR);
+  return r < 0 ? -errno : 0;
+}
+
+static int
+file_length (struct storage *s, uint64_t *length)
+{
+  struct storage_file *file = file_of (s);
+  struct stat st;
+
+  if (file->block_device)
+    return ioctl (file->fd, BLKGETSIZE64, length) < 0 ? -errno : 0;
+  if (fstat (file->fd, &st) < 0)
+    return -errno;
+  *length = (uint64_t) st.st_size;
+  return 0;
+}
+
+/* EINTR is no verdict on the data; any other error is. */
+static int
+file_sync (struct storage *s)
+{
+  int r;
+
+  do
+    r = fdatasync (file_of (s)->fd);
+  while (r < 0 && errno == EINTR);
+  return r < 0 ? -errno : 0;
+}
+
+static int
+file_next_data (struct storage *s, uint64_t offset, uint64_t *start,
+                uint64_t *end)
+{
+  int fd = file_of (s)->fd;
+  off_t data = lseek (fd, (off_t) offset, SEEK_DATA), hole;
+  int r;
+
+  *start = UINT64_MAX;
+  *end = UINT64_MAX;
+  if (data < 0 && errno == ENXIO)
+    return 0;
+  if (data < 0) {               /* unknown here: all of it may be data */
+    r = file_length (s, end);
+    if (r == 0 && offset < *end)
+      *start = offset;
+    return r;
+  }
+  hole = lseek (fd, data, SEEK_HOLE);
+  if (hole < 0)
+    return -errno;
+  *start = (uint64_t) data;
+  *end = (uint64_t) hole;
+  return 0;
+}
+
+static void
+file_close (struct storage *s)
+{
+  struct storage_file *file = file_of (s);
+
+  if (file->locked)
+    lock_drop (file->fd);
+  close (file->fd);
+  free (file);
+}
+
+static const struct storage_ops file_ops = {
+  .pread = file_pread,
+  .pwrite = file_pwrite,
+  .pwritev = file_pwritev,
+  .zero = file_zero,
+  .resize = file_resize,
+  .length = file_length,
+  .sync = file_sync,
+  .next_data = file_next_data,
+  .close = file_close,
+};
+
+/* ---- Opening ---- */
+
+/* O_NONBLOCK: the open of a FIFO must not wait for a peer. */
+static int
+open_file (struct storage_file *file, const char *path,
+           const struct qed_log *log)
+{
+  int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+
+  file->fd = open (path, flags | (file->storage.read_only
+                                  ? O_RDONLY : O_RDWR));
+  if (file->fd < 0 && !file->storage.read_only &&
+      (errno == EACCES || errno == EPERM || errno == EROFS)) {
+    file->fd = open (path, flags | O_RDONLY);
+    if (file->fd >= 0) {
+      file->storage.read_only = true;
+      log_warning (log, "%s: the file may not be written: served read-only",
+                   path);
+    }
+  }
+  if (file->fd < 0) {
+    int e = errno;
+    log_error (log, "%s: cannot open the image: %s", path, strerror (e));
+    return -e;
+  }
+  return 0;
+}
+
+static int
+check_type (struct storage_file *file, const char *path,
+            const struct qed_log *log)
+{
+  struct stat st;
+
+  if (fstat (file->fd, &st) < 0) {
+    int e = errno;
+    log_error (log, "%s: cannot stat the image: %s", path, strerror (e));
+    return -e;
+  }
+  file->block_device = S_ISBLK (st.st_mode);
+  if (!S_ISREG (st.st_mode) && !S_ISBLK (st.st_mode)) {
+    log_error (log, "%s: not a regular file or block device but a %s: "
+               "give the path of a QED image", path,
+               S_ISDIR (st.st_mode) ? "directory" :
+               S_ISFIFO (st.st_mode) ? "FIFO" :
+               S_ISSOCK (st.st_mode) ? "socket" : "character device");
+    return S_ISDIR (st.st_mode) ? -EISDIR : -EINVAL;
+  }
+  file->storage.can_grow = S_ISREG (st.st_mode) && !file->storage.read_only;
+  return 0;
+}
+
+static int
+take_lock (struct storage_file *file, const char *path,
+           const struct qed_log *log)
+{
+  char holder[LOCK_HOLDER_SIZE];
+  int r = lock_take (file->fd, !file->storage.read_only, holder);
+
+  if (r == 0)
+    file->locked = true;
+  else if (r == -EAGAIN)
+    log_error (log, "%s: the image is in use%s%s: "
+               "stop that program first%s", path,
+               holder[0] ? " by " : "", holder,
+               file->storage.read_only ? "" : ", or open it read-only");
+  else
+    log_error (log, "%s: the file system cannot lock the image: %s: "
+               "use lock=off if no one else uses it", path, strerror (-r));
+  return r;
+}
+
+int
+storage_file_open (const char *path, bool read_only, bool lock,
+                   const struct qed_log *log, struct storage **storage)
+{
+  struct storage_file *file = calloc (1, sizeof *file);
+  int r;
+
+  if (file == NULL)
+    return -ENOMEM;
+  file->storage.ops = &file_ops;
+  file->storage.read_only = read_only;
+  r = open_file (file, path, log);
+  if (r < 0)
+    goto fail;
+  r = check_type (file, path, log);
+  if (r == 0 && lock)
+    r = take_lock (file, path, log);
+  if (r < 0) {
+    close (file->fd);
+    goto fail;
+  }
+  *storage = &file->storage;
+  return 0;
+
+ fail:
+  free (file);
+  return r;
+}
+
+int
+storage_file_downgrade (struct storage *s)
+{
+  struct storage_file *file = file_of (s);
+  char holder[LOCK_HOLDER_SIZE];
+  int r = 0;
+
+  s->read_only = true;
+  s->can_grow = false;
+  if (file->locked) {
+    lock_drop (file->fd);
+    r = lock_take (file->fd, false, holder);
+    file->locked = r == 0;
+  }
+  return r;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include "storage.h"
+
+static struct storage_io *
+io_of (struct loop_work *work)
+{
+  return (struct storage_io *)
+    ((char *) work - offsetof (struct storage_io, work));
+}
+
+/* Start at a page of the table, so that entries are read whole. */
+#define DATA_ALIGN UINT64_C (4096)
+
+static int
+read_data (struct storage *s, struct storage_io *io)
+{
+  uint64_t start, end, from;
+  int r = s->ops->next_data (s, io->offset, &start, &end);
+
+  if (r < 0)
+    return r;
+  if (start >= io->limit) {
+    io->count = 0;
+    return 0;
+  }
+  from = start & ~(DATA_ALIGN - 1);
+  if (io->offset < from)
+    io->offset = from;
+  if (io->count > io->limit - io->offset)
+    io->count = (size_t) (io->limit - io->offset);
+  if (end > io->offset && io->count > end - io->offset)
+    io->count = (size_t) ((end - io->offset + DATA_ALIGN - 1) &
+                          ~(DATA_ALIGN - 1));
+  return s->ops->pread (s, io->buf, io->count, io->offset);
+}
+
+static void
+run_io (struct loop_work *work)
+{
+  struct storage_io *io = io_of (work);
+  struct storage *s = io->storage;
+
+  switch (io->op) {
+  case STORAGE_READ:
+    io->error = s->ops->pread (s, io->buf, io->count, io->offset);
+    break;
+  case STORAGE_READ_DATA:
+    io->error = read_data (s, io);
+    break;
+  case STORAGE_WRITE:
+    io->error = s->ops->pwrite (s, io->buf, io->count, io->offset);
+    break;
+  case STORAGE_SYNC:
+    io->error = s->ops->sync (s);
+    break;
+  case STORAGE_RESIZE:
+    io->error = s->ops->resize (s, io->offset);
+    break;
+  }
+}
+
+static void
+io_done (struct loop_work *work)
+{
+  struct storage_io *io = io_of (work);
+
+  io->done (io);
+}
+
+void
+storage_submit (struct loop *loop, struct storage *s, struct storage_io *io)
+{
+  io->storage = s;
+  io->error = 0;
+  io->work.run = run_io;
+  io->work.done = io_done;
+  io->work.slow = io->op == STORAGE_SYNC;
+  loop_submit (loop, &io->work);
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* What an image lies on.
+ *
+ * A driver offers synchronous calls, made on any thread: request threads make
+ * them for data and missing table pages, the loop's pool threads for all that
+ * the loop does.  They may be made in parallel; the driver owns whatever
+ * locking it needs.  Offsets and counts are bytes.  Errors: negative errno.
+ *
+ * Only the loop syncs (O8).  It calls nothing of this directly, but through
+ * storage_submit, on one of its worker threads.
+ */
+
+#ifndef QED_STORAGE_H
+#define QED_STORAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "loop.h"
+#include "qed.h"
+
+struct storage;
+
+struct storage_ops {
+  /* Read or write everything; what lies beyond the end reads as zeros.  Short
+   * transfers are continued, EINTR is retried: 0 means all of it.
+   */
+  int (*pread) (struct storage *s, void *buf, size_t count, uint64_t offset);
+  int (*pwrite) (struct storage *s, const void *buf, size_t count,
+                 uint64_t offset);
+  int (*pwritev) (struct storage *s, const struct iovec *iov, int n,
+                  uint64_t offset);
+
+  /* Make a range inside the file read as zeros, by a hole where that is
+   * possible, else by writing.
+   */
+  int (*zero) (struct storage *s, uint64_t offset, uint64_t count);
+
+  /* Set the length.  Growth reads as zeros. */
+  int (*resize) (struct storage *s, uint64_t length);
+  int (*length) (struct storage *s, uint64_t *length);
+
+  /* Make everything durable that was written before the call. */
+  int (*sync) (struct storage *s);
+
+  /* The first range at or after 'offset' that may hold data: *start..*end;
+   * *start = UINT64_MAX where there is none.
+   */
+  int (*next_data) (struct storage *s, uint64_t offset, uint64_t *start,
+                    uint64_t *end);
+
+  /* Drop the lock, close, free. */
+  void (*close) (struct storage *s);
+};
+
+/* The common part; drivers embed it. */
+struct storage {
+  const struct storage_ops *ops;
+  bool read_only;
+  bool can_grow;        /* resize works, and growth reads as zeros: clusters
+                         * beyond the end are fresh */
+};
+
+/* ---- The loop's own I/O ---- */
+
+enum storage_op {
+  STORAGE_READ,         /* buf, count, offset */
+  STORAGE_READ_DATA,    /* buf, count, offset, limit: read from the first data
+                         * at or after offset and before limit; then offset
+                         * says where it was and count how much, 0 if there
+                         * are only holes */
+  STORAGE_WRITE,        /* buf, count, offset */
+  STORAGE_SYNC,
+  STORAGE_RESIZE,       /* offset: the new length */
+};
+
+/* One call, embedded in whatever waits for it. */
+struct storage_io {
+  enum storage_op op;
+  void *buf;
+  size_t count;
+  uint64_t offset, limit;
+  void (*done) (struct storage_io *io); /* on the loop; io->error says how */
+  void *opaque;                         /* for done */
+
+  int error;
+  struct storage *storage;
+  struct loop_work work;
+};
+
+/* Start it.  Loop only. */
+void storage_submit (struct loop *loop, struct storage *s,
+                     struct storage_io *io);
+
+/* ---- Drivers ---- */
+
+/* A local file or block device.  Opens without blocking (a FIFO is refused),
+ * takes QEMU's locks if asked to.  A file that may not be written falls back
+ * to read-only, with a message, unless it was asked for.  Messages name
+ * path.
+ */
+int storage_file_open (const char *path, bool read_only, bool lock,
+                       const struct qed_log *log, struct storage **storage);
+
+/* Go on as a reader only: the writer's locks become a reader's. */
+int storage_file_downgrade (struct storage *s);
+
+#endif /* QED_STORAGE_H */

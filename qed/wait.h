@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Queues of requests that wait for an event.
+ *
+ * A request that must wait adds itself, looks again whether the event has
+ * happened meanwhile, and if so cancels; else it returns QED_WAIT.  Whoever
+ * makes the event happen does so first and wakes afterwards; so no wake-up is
+ * lost.  All are woken; each looks up again what it waited for.
+ * Any thread.
+ */
+
+#ifndef QED_WAIT_H
+#define QED_WAIT_H
+
+#include <pthread.h>
+
+#include "qed.h"
+
+struct wait_queue {
+  pthread_mutex_t lock;         /* protects the list */
+  struct qed_waiter *first;
+};
+
+void wait_queue_init (struct wait_queue *queue);
+void wait_queue_destroy (struct wait_queue *queue);
+
+/* Queue a request that is in no queue. */
+void wait_add (struct wait_queue *queue, struct qed_request *request);
+
+/* Take a request out of whatever queue it is in, woken or not. */
+void wait_cancel (struct qed_request *request);
+
+/* Wake all who wait. */
+void wait_wake_all (struct wait_queue *queue);
+
+#endif /* QED_WAIT_H */

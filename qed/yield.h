@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Where the crash tests may switch callers.
+ *
+ * Built with QED_SIM the engine runs under a seeded scheduler, whose callers
+ * and loop are coroutines: every storage call, publish, guard and gate
+ * operation is a place where another may go on, or the power may fail.  No
+ * mutex is held at any of them.  In the real build they are nothing.
+ */
+
+#ifndef QED_YIELD_H
+#define QED_YIELD_H
+
+#ifdef QED_SIM
+void sim_yield (const char *where);
+#define yield_point(where) sim_yield (where)
+#else
+#define yield_point(where) ((void) 0)
+#endif
+
+#endif /* QED_YIELD_H */
