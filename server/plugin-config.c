@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The plugin's parameters: one table, read while nbdkit reads its command
+ * line.  On one thread.
+ */
+
+#include <config.h>
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "plugin.h"
+
+/* 0 says "never": more than a day is surely a mistake. */
+#define CLEAN_AFTER_MAX 86400u
+
+/* More memory than a host has to spare. */
+#define METADATA_CACHE_MAX (UINT64_C (1) << 40)
+
+struct plugin_config plugin_config;
+
+static char *absolute_path;     /* what options.path points at */
+
+const char plugin_config_help[] =
+  "[file=]<IMAGE>     (required) The QED image to serve.\n"
+  "check=auto|always|never\n"
+  "                   At open: repair the image if it was not closed cleanly\n"
+  "                   (default), always check it, or never; an image that\n"
+  "                   was not closed cleanly is then served read-only.\n"
+  "clean-after=<SECONDS>\n"
+  "                   Idle time after which the image is marked clean\n"
+  "                   (default 5; 0: only when the server ends).\n"
+  "lock=on|off        Lock the image against other programs (default on).\n"
+  "metadata-cache=<SIZE>\n"
+  "                   Memory for the image's tables (default 64M).";
+
+/* ---- One function for each parameter ----------------------------------- */
+
+static int
+parse_file (const char *value)
+{
+  absolute_path = nbdkit_absolute_path (value);
+  if (absolute_path == NULL)
+    return -1;
+  plugin_config.options.path = absolute_path;
+  plugin_config.name = strrchr (absolute_path, '/') + 1;
+  return 0;
+}
+
+static int
+parse_check (const char *value)
+{
+  if (strcmp (value, "auto") == 0)
+    plugin_config.options.check = QED_CHECK_AUTO;
+  else if (strcmp (value, "always") == 0)
+    plugin_config.options.check = QED_CHECK_ALWAYS;
+  else if (strcmp (value, "never") == 0)
+    plugin_config.options.check = QED_CHECK_NEVER;
+  else {
+    nbdkit_error ("check=%s: must be auto, always or never", value);
+    return -1;
+  }
+  return 0;
+}
+
+static int
+parse_clean_after (const char *value)
+{
+  unsigned long seconds;
+  char *end;
+
+  errno = 0;
+  seconds = strtoul (value, &end, 10);
+  if (value[0] < '0' || value[0] > '9' || *end != '\0' || errno != 0 ||
+      seconds > CLEAN_AFTER_MAX) {
+    nbdkit_error ("clean-after=%s: must be a number of seconds, "
+                  "0 to %u", value, CLEAN_AFTER_MAX);
+    return -1;
+  }
+  plugin_config.options.clean_after = seconds;
+  return 0;
+}
+
+static int
+parse_lock (const char *value)
+{
+  if (strcmp (value, "on") == 0)
+    plugin_config.options.lock = true;
+  else if (strcmp (value, "off") == 0)
+    plugin_config.options.lock = false;
+  else {
+    nbdkit_error ("lock=%s: must be on or off", value);
+    return -1;
+  }
+  return 0;
+}
+
+/* A number and one letter; not nbdkit_parse_size, whose messages do not name
+ * the parameter.  Returns 0 if it is no size or beyond the limit.
+ */
+static uint64_t
+parse_size (const char *value, uint64_t limit)
+{
+  static const char units[] = "bkmgt";
+  const char *unit = units;
+  unsigned long long n;
+  unsigned shift;
+  char *end;
+
+  errno = 0;
+  n = strtoull (value, &end, 10);
+  if (value[0] < '0' || value[0] > '9' || errno != 0)
+    return 0;
+  if (*end != '\0') {
+    unit = strchr (units, tolower ((unsigned char) *end));
+    if (unit == NULL || end[1] != '\0')
+      return 0;
+  }
+  shift = 10 * (unit - units);
+  return n <= limit >> shift ? n << shift : 0;
+}
+
+static int
+parse_metadata_cache (const char *value)
+{
+  const uint64_t size = parse_size (value, METADATA_CACHE_MAX);
+
+  if (size < QED_METADATA_CACHE_MIN) {
+    nbdkit_error ("metadata-cache=%s: must be a size, %" PRIu64 "K to "
+                  "%" PRIu64 "G", value, QED_METADATA_CACHE_MIN >> 10,
+                  METADATA_CACHE_MAX >> 30);
+    return -1;
+  }
+  plugin_config.options.metadata_cache = size;
+  return 0;
+}
+
+/* ---- The table --------------------------------------------------------- */
+
+static struct parameter {
+  const char *key;
+  int (*parse) (const char *value);
+  const char *example;          /* for the message when the value is missing */
+  bool seen;
+} parameters[] = {
+  { "check", parse_check, "auto", false },
+  { "clean-after", parse_clean_after, "5", false },
+  { "file", parse_file, "disk.qed", false },
+  { "lock", parse_lock, "on", false },
+  { "metadata-cache", parse_metadata_cache, "64M", false },
+};
+
+static struct parameter *
+find_parameter (const char *key)
+{
+  size_t i;
+
+  for (i = 0; i < sizeof parameters / sizeof parameters[0]; ++i)
+    if (strcmp (parameters[i].key, key) == 0)
+      return &parameters[i];
+  return NULL;
+}
+
+void
+plugin_config_load (void)
+{
+  qed_options_init (&plugin_config.options);
+}
+
+void
+plugin_config_unload (void)
+{
+  free (absolute_path);
+}
+
+int
+plugin_config_parse (const char *key, const char *value)
+{
+  struct parameter *parameter;
+
+  parameter = find_parameter (key);
+  if (parameter == NULL) {
+    nbdkit_error ("%s=%s: unknown parameter; "
+                  "'nbdkit qed --help' lists them all", key, value);
+    return -1;
+  }
+  if (parameter->seen) {
+    nbdkit_error ("%s=%s: the parameter was given before; give it once",
+                  key, value);
+    return -1;
+  }
+  parameter->seen = true;
+  if (value[0] == '\0') {
+    nbdkit_error ("%s: the value is missing; write for example %s=%s",
+                  key, key, parameter->example);
+    return -1;
+  }
+  return parameter->parse (value);
+}
+
+int
+plugin_config_complete (void)
+{
+  if (plugin_config.options.path == NULL) {
+    nbdkit_error ("the image is missing; write nbdkit qed [file=]IMAGE");
+    return -1;
+  }
+  return 0;
+}

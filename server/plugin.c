@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The nbdkit plugin: nbdkit's callbacks on top of the engine.
+ *
+ * nbdkit calls the data callbacks on many threads, and each carries out its
+ * request itself (qed_request_run).  A request that must wait sleeps in its
+ * own thread, in slices, between which nbdkit is asked whether it still makes
+ * sense to go on.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include <ev.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "plugin.h"
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+/* Scripts and our own tools recognise exports of ours by it. */
+#define EXPORT_DESCRIPTION "nbdkit-qed disk"
+
+/* How long a request sleeps before it looks whether nbdkit ends. */
+#define WAIT_SLICE_NS 100000000
+
+#define MAXIMUM_REQUEST (UINT32_C (32) << 20)
+
+/* -D qed.trace=1: one line for each step of the engine, to nbdkit's debug
+ * output (-v).
+ */
+NBDKIT_DLL_PUBLIC int qed_debug_trace = 0;
+
+/* From .get_ready to .cleanup. */
+static struct qed_image *image;
+
+/* ---- The life of the plugin -------------------------------------------- */
+
+/* Any thread.  nbdkit has no level between debug, which nobody sees, and
+ * error: a warning must be seen.
+ */
+static void
+log_message (void *opaque, enum qed_log_level level, const char *message)
+{
+  (void) opaque;
+  switch (level) {
+  case QED_LOG_ERROR:
+    nbdkit_error ("%s", message);
+    break;
+  case QED_LOG_WARNING:
+    nbdkit_error ("warning: %s", message);
+    break;
+  case QED_LOG_INFO:
+  case QED_LOG_TRACE:
+    nbdkit_debug ("%s", message);
+    break;
+  }
+}
+
+static void
+close_image (void)
+{
+  if (image != NULL && qed_close (image) < 0)
+    nbdkit_error ("%s: not everything could be written; the image stays "
+                  "marked as in need of a check",
+                  plugin_config.options.path);
+  image = NULL;
+}
+
+static void
+plugin_load (void)
+{
+  plugin_config_load ();
+}
+
+/* .cleanup comes only after .after_fork: this is for an image that was opened
+ * by a server that then failed to start.
+ */
+static void
+plugin_unload (void)
+{
+  close_image ();
+  plugin_config_unload ();
+}
+
+static void
+plugin_dump (void)
+{
+  printf ("qed_version=%s\n", PACKAGE_VERSION);
+  printf ("qed_libev_version=%d.%d\n",
+          ev_version_major (), ev_version_minor ());
+  printf ("qed_clean_after_default=%d\n", QED_CLEAN_AFTER_DEFAULT);
+  printf ("qed_metadata_cache_default=%" PRIu64 "\n",
+          QED_METADATA_CACHE_DEFAULT);
+  printf ("qed_metadata_cache_minimum=%" PRIu64 "\n",
+          QED_METADATA_CACHE_MIN);
+  printf ("qed_export_description=%s\n", EXPORT_DESCRIPTION);
+}
+
+/* Before the fork: what is wrong with the image fails nbdkit here, where an
+ * operator sees it.
+ */
+static int
+plugin_get_ready (void)
+{
+  struct qed_options *options = &plugin_config.options;
+
+  options->read_only = plugin_readonly ();
+  options->log.fn = log_message;
+  options->log.trace = qed_debug_trace != 0;
+  return qed_open (options, &image) < 0 ? -1 : 0;
+}
+
+/* After the fork, which no thread survives. */
+static int
+plugin_after_fork (void)
+{
+  return qed_start (image) < 0 ? -1 : 0;
+}
+
+/* All connections are closed. */
+static void
+plugin_cleanup (void)
+{
+  close_image ();
+}
+
+/* ---- Exports ----------------------------------------------------------- */
+
+static int
+plugin_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
+{
+  (void) readonly;
+  (void) is_tls;
+  return nbdkit_add_export (exports, plugin_config.name, EXPORT_DESCRIPTION);
+}
+
+/* What "" stands for; nbdkit tells the client. */
+static const char *
+plugin_default_export (int readonly, int is_tls)
+{
+  (void) readonly;
+  (void) is_tls;
+  return plugin_config.name;
+}
+
+/* Copy what fits of a name that a client sent, for a message of one line. */
+static void
+copy_printable (char *to, size_t size, const char *name)
+{
+  size_t i;
+
+  for (i = 0; i + 1 < size && name[i] != '\0'; ++i)
+    to[i] = name[i] >= 0x20 && name[i] < 0x7f ? name[i] : '?';
+  to[i] = '\0';
+}
+
+/* Names are strict: a client that asks for another disk must not get this
+ * one.
+ */
+static void *
+plugin_open (int readonly)
+{
+  const char *name = nbdkit_export_name ();
+  char printable[80];
+
+  (void) readonly;              /* nbdkit itself keeps such a client from
+                                 * writing */
+  if (name == NULL)
+    return NULL;
+  if (name[0] != '\0' && strcmp (name, plugin_config.name) != 0) {
+    copy_printable (printable, sizeof printable, name);
+    nbdkit_error ("there is no export \"%s\"; use \"%s\" or \"\"",
+                  printable, plugin_config.name);
+    nbdkit_set_error (ENOENT);
+    return NULL;
+  }
+  return NBDKIT_HANDLE_NOT_NEEDED;
+}
+
+static const char *
+plugin_export_description (void *handle)
+{
+  (void) handle;
+  return EXPORT_DESCRIPTION;
+}
+
+static int64_t
+plugin_get_size (void *handle)
+{
+  (void) handle;
+  return qed_size (image);
+}
+
+/* Requests of whole clusters are the best, within reason; smaller ones than
+ * a page cost the kernel a read.
+ */
+static int
+plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
+                   uint32_t *maximum)
+{
+  const uint32_t cluster_size = qed_cluster_size (image);
+
+  (void) handle;
+  *minimum = 1;
+  *preferred = cluster_size < 65536 ? cluster_size : 65536;
+  if (*preferred < 4096)
+    *preferred = 4096;
+  *maximum = MAXIMUM_REQUEST;
+  return 0;
+}
+
+/* Once for a connection, when it is made. */
+static int
+plugin_can_write (void *handle)
+{
+  (void) handle;
+  return qed_writable (image);
+}
+
+static int
+plugin_can_fua (void *handle)
+{
+  (void) handle;
+  return NBDKIT_FUA_NATIVE;
+}
+
+/* There is one image below all connections: a flush on one covers all. */
+static int
+plugin_can_multi_conn (void *handle)
+{
+  (void) handle;
+  return 1;
+}
+
+/* nbdkit zeroes by writing, which is not faster than writing. */
+static int
+plugin_can_fast_zero (void *handle)
+{
+  (void) handle;
+  return 0;
+}
+
+/* nbdkit reads and drops the data: that fills the host's page cache and our
+ * cache of tables.
+ */
+static int
+plugin_can_cache (void *handle)
+{
+  (void) handle;
+  return NBDKIT_CACHE_EMULATE;
+}
+
+/* ---- Data -------------------------------------------------------------- */
+
+/* Where a request's thread sleeps.  It lies on that thread's stack, and the
+ * initialisers cost nothing but a few stores: most requests never wait.
+ */
+struct sleeper {
+  pthread_mutex_t lock;
+  pthread_cond_t cond;
+  bool woken;
+};
+
+/* The engine's wake function: any thread, with locks of the engine held,
+ * perhaps before qed_request_run has returned.
+ *
+ * The sleeper may be gone as soon as 'lock' is let go.  So the signal comes
+ * before, and the owner takes the lock once after each wake-up.
+ */
+static void
+wake_request (struct qed_request *request)
+{
+  struct sleeper *sleeper = request->opaque;
+
+  pthread_mutex_lock (&sleeper->lock);
+  sleeper->woken = true;
+  pthread_cond_signal (&sleeper->cond);
+  pthread_mutex_unlock (&sleeper->lock);
+}
+
+/* Sleep until woken, for one slice at most.  Returns whether it was. */
+static bool
+sleep_slice (struct sleeper *sleeper)
+{
+  struct timespec end;
+  bool woken;
+  int r = 0;
+
+  clock_gettime (CLOCK_MONOTONIC, &end);
+  end.tv_nsec += WAIT_SLICE_NS;
+  if (end.tv_nsec >= 1000000000) {
+    end.tv_nsec -= 1000000000;
+    end.tv_sec++;
+  }
+  pthread_mutex_lock (&sleeper->lock);
+  while (!sleeper->woken && r == 0)
+    r = pthread_cond_clockwait (&sleeper->cond, &sleeper->lock,
+                                CLOCK_MONOTONIC, &end);
+  woken = sleeper->woken;
+  sleeper->woken = false;
+  pthread_mutex_unlock (&sleeper->lock);
+  return woken;
+}
+
+/* Go on with a request that returned QED_WAIT, until it is complete, or given
+ * up because the server quits or its client has gone.
+ */
+static int
+run_waiting (struct qed_request *request, struct sleeper *sleeper)
+{
+  int r = QED_WAIT;
+
+  while (r == QED_WAIT) {
+    if (sleep_slice (sleeper))
+      r = qed_request_run (image, request);
+    else if (nbdkit_nanosleep (0, 1) == -1) {
+      r = errno != 0 ? -errno : -ESHUTDOWN;
+      qed_request_withdraw (image, request);
+    }
+  }
+  pthread_cond_destroy (&sleeper->cond);
+  pthread_mutex_destroy (&sleeper->lock);
+  return r;
+}
+
+/* Tell the log and nbdkit of a negative errno.  When a request is given up
+ * nbdkit_nanosleep has said why.
+ */
+static void
+report_failure (const struct qed_request *request, int r)
+{
+  errno = -r;                   /* for %m */
+  if (r == -ESHUTDOWN)
+    nbdkit_debug ("request given up: %m");
+  else if (request->op == QED_OP_FLUSH)
+    nbdkit_error ("flush failed: %m");
+  else
+    nbdkit_error ("%s of %" PRIu64 " bytes at 0x%" PRIx64 " failed: %m",
+                  request->op == QED_OP_READ ? "read" : "write",
+                  request->count, request->offset);
+  nbdkit_set_error (-r);
+}
+
+/* Carry a request out.  Returns what nbdkit wants: 0, or -1 with its error
+ * set and one line logged.
+ */
+static int
+carry_out (enum qed_op op, void *buf, uint32_t count, uint64_t offset,
+           uint32_t flags)
+{
+  struct sleeper sleeper = { .lock = PTHREAD_MUTEX_INITIALIZER,
+                             .cond = PTHREAD_COND_INITIALIZER };
+  struct qed_request request;
+  int r;
+
+  qed_request_init (&request, op, buf, count, offset,
+                    flags & NBDKIT_FLAG_FUA ? QED_FUA : 0);
+  request.wake = wake_request;
+  request.opaque = &sleeper;
+
+  r = qed_request_run (image, &request);
+  if (r == QED_WAIT)
+    r = run_waiting (&request, &sleeper);
+  if (r < 0) {
+    report_failure (&request, r);
+    return -1;
+  }
+  return 0;
+}
+
+static int
+plugin_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
+              uint32_t flags)
+{
+  (void) handle;
+  return carry_out (QED_OP_READ, buf, count, offset, flags);
+}
+
+static int
+plugin_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
+               uint32_t flags)
+{
+  (void) handle;
+  return carry_out (QED_OP_WRITE, (void *) buf, count, offset, flags);
+}
+
+static int
+plugin_flush (void *handle, uint32_t flags)
+{
+  (void) handle;
+  return carry_out (QED_OP_FLUSH, NULL, 0, 0, flags);
+}
+
+/* What is not here is nbdkit's default: no trim, no extents, zeroes are
+ * written, not rotational.
+ */
+static struct nbdkit_plugin plugin = {
+  .name = "qed",
+  .longname = "nbdkit QED disk image plugin",
+  .version = PACKAGE_VERSION,
+  .description = "Serve a QED disk image.",
+  .magic_config_key = "file",
+  .config_help = plugin_config_help,
+  .load = plugin_load,
+  .unload = plugin_unload,
+  .dump_plugin = plugin_dump,
+  .config = plugin_config_parse,
+  .config_complete = plugin_config_complete,
+  .get_ready = plugin_get_ready,
+  .after_fork = plugin_after_fork,
+  .cleanup = plugin_cleanup,
+  .list_exports = plugin_list_exports,
+  .default_export = plugin_default_export,
+  .open = plugin_open,
+  .export_description = plugin_export_description,
+  .get_size = plugin_get_size,
+  .block_size = plugin_block_size,
+  .can_write = plugin_can_write,
+  .can_fua = plugin_can_fua,
+  .can_multi_conn = plugin_can_multi_conn,
+  .can_fast_zero = plugin_can_fast_zero,
+  .can_cache = plugin_can_cache,
+  .pread = plugin_pread,
+  .pwrite = plugin_pwrite,
+  .flush = plugin_flush,
+};
+
+/* What nbdkit looks up; the macro defines it. */
+struct nbdkit_plugin *plugin_init (void);
+
+NBDKIT_REGISTER_PLUGIN (plugin)

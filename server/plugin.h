@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* What the parts of the nbdkit plugin promise each other. */
+
+#ifndef SERVER_PLUGIN_H
+#define SERVER_PLUGIN_H
+
+#include <stdbool.h>
+
+#include "qed.h"
+
+/* ---- plugin-config.c: the parameters ----------------------------------- */
+
+struct plugin_config {
+  struct qed_options options;   /* 'path' is absolute: nbdkit changes its
+                                 * directory before it serves */
+  const char *name;             /* the path's last component: the export */
+};
+
+/* Filled in while nbdkit reads its command line, constant afterwards. */
+extern struct plugin_config plugin_config;
+
+extern const char plugin_config_help[];
+
+void plugin_config_load (void);
+void plugin_config_unload (void);
+int plugin_config_parse (const char *key, const char *value);
+int plugin_config_complete (void);
+
+/* ---- plugin-readonly.c ------------------------------------------------- */
+
+/* Whether nbdkit was started with -r.  To be called in .get_ready. */
+bool plugin_readonly (void);
+
+#endif /* SERVER_PLUGIN_H */
