@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -213,6 +214,8 @@ main (int argc, char **argv)
 
   if (!hold_standard_descriptors ())
     return CTL_FAILED;
+  /* A limit on file sizes is an error to report and clean up after. */
+  signal (SIGXFSZ, SIG_IGN);
   if (argc < 2) {
     ctl_error ("no command: see qedctl --help");
     return CTL_FAILED;
