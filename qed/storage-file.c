@@ -341,8 +341,8 @@ storage_file_downgrade (struct storage *s)
   s->read_only = true;
   s->can_grow = false;
   if (file->locked) {
-    lock_drop (file->fd);
-    r = lock_take (file->fd, false, holder);
+    r = lock_take (file->fd, false, holder); /* gives up what only a writer
+                                              * holds */
     file->locked = r == 0;
   }
   return r;
