@@ -86,7 +86,9 @@ int space_reserve (struct space *space, uint64_t want, struct space_run *run);
 int space_reserve_table (struct space *space, uint64_t n,
                          struct space_run *run);
 
-/* Take back what was handed out and never published. */
+/* Take back what was handed out and never published: no entry, in memory or
+ * on disk, has ever named it, so it is free at once (O5 is about the others).
+ */
 void space_release (struct space *space, const struct space_run *run);
 
 /* Make the file longer by at least n clusters (O4: before anything names
