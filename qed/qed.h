@@ -136,7 +136,7 @@ struct qed_request {
 
   /* The engine's. */
   uint64_t done;                /* bytes carried out so far */
-  int phase;
+  _Atomic int phase;            /* whose turn it is: ours, or a job's */
   int flush_error;              /* the result of the flush that served us */
   struct qed_waiter waiter;
   struct qed_request *flush_next;
