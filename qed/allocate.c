@@ -27,7 +27,7 @@
 /* ---- The gate ---- */
 
 /* Enter the change gate, or wait until that is possible. */
-static int
+int
 change_begin (struct qed_image *image, struct qed_request *request)
 {
   int r = request_wait_scan (image, request, SCAN_DONE);
@@ -43,7 +43,7 @@ change_begin (struct qed_image *image, struct qed_request *request)
   return request_wait_job (image, &image->want_mark, request);
 }
 
-static void
+void
 change_end (struct qed_image *image)
 {
   gate_leave (&image->gate);
@@ -71,11 +71,9 @@ publish (struct qed_image *image, struct page *page, unsigned index,
                          memory_order_relaxed);
 }
 
-/* Bring in a page that a change needs.  If the cache has no room for it, a
- * write-back makes some.
- */
-static int
-load_for_change (struct qed_image *image, struct qed_request *request,
+/* If the cache has no room for the page, a write-back makes some. */
+int
+change_load (struct qed_image *image, struct qed_request *request,
                  uint64_t at)
 {
   int r = request_load (image, request, at);
@@ -95,6 +93,19 @@ zero_run (struct qed_image *image, const struct space_run *run)
   if (r < 0)
     image_report (image, "zeroing reused clusters", offset, r);
   return r;
+}
+
+/* There is no free cluster, but some were freed: a write-back, and then their
+ * reclaim, come first (O5).
+ */
+static int
+wait_for_space (struct qed_image *image, struct qed_request *request)
+{
+  int r = space_wait (&image->space, request);
+
+  if (r == -EAGAIN)
+    return request_wait_job (image, &image->want_flush, request);
+  return r == 0 ? REQUEST_AGAIN : r;
 }
 
 /* Space ran out within the file. */
@@ -163,7 +174,7 @@ need_table (struct qed_image *image, struct qed_request *request, uint64_t at)
                         METADATA_KEY_L1 (l1_index / PAGE_ENTRIES));
 
   if (page == NULL)
-    return load_for_change (image, request, at);
+    return change_load (image, request, at);
   entry = page_get (page, index);
   if (entry == 0)
     return new_table (image, request, page, index);
@@ -226,6 +237,8 @@ new_clusters (struct qed_image *image, struct qed_request *request,
   }
   if (page)
     metadata_unlock_page (&image->metadata, page);
+  if (r == -EBUSY)
+    return wait_for_space (image, request);
   return r == -EAGAIN ? grow (image, request, n) : r;
 }
 
@@ -247,7 +260,7 @@ allocate_in_gate (struct qed_image *image, struct qed_request *request,
   yield_point ("publish");
   page = metadata_lock_page (&image->metadata, image_l2_key (image, at));
   if (page == NULL)
-    return load_for_change (image, request, at);
+    return change_load (image, request, at);
   r = new_clusters (image, request, page, index, want, &run);
   if (r != 0)
     return r;

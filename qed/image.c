@@ -239,6 +239,12 @@ image_close_wanted (struct qed_image *image)
   return wanted;
 }
 
+static bool
+may_end (const struct qed_image *image)
+{
+  return image->scan == NULL && !reclaim_active (image);
+}
+
 /* A failed image takes no job any more; whoever waits for one is told. */
 static void
 dispatch_failed (struct qed_image *image)
@@ -248,7 +254,7 @@ dispatch_failed (struct qed_image *image)
   answer_served (image, -EIO);
   take_list (image, &image->want_flush);
   answer_served (image, -EIO);
-  if (image_close_wanted (image) && image->scan == NULL)
+  if (image_close_wanted (image) && may_end (image))
     end (image);
 }
 
@@ -268,7 +274,7 @@ dispatch_close (struct qed_image *image)
     image->closing = true;
     dirty_make_clean (image);
   }
-  else if (image->scan == NULL)
+  else if (may_end (image))
     end (image);
 }
 
@@ -537,6 +543,7 @@ qed_open (const struct qed_options *options, struct qed_image **image)
 static void
 free_loop (struct qed_image *image)
 {
+  reclaim_destroy (image);
   loop_timer_destroy (image->loop, &image->write_back_timer);
   loop_timer_destroy (image->loop, &image->clean_timer);
   loop_destroy (image->loop);
@@ -556,6 +563,8 @@ qed_start (struct qed_image *image)
                          write_back_due);
   if (r == 0)
     r = loop_timer_init (image->loop, &image->clean_timer, clean_due);
+  if (r == 0)
+    r = reclaim_init (image);
   if (r < 0) {
     log_error (&image->options.log, "%s: cannot start the image's loop: %s",
                image->path, strerror (-r));

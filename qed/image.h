@@ -64,6 +64,7 @@ struct request_list {
 };
 
 struct scan;            /* scan.c */
+struct reclaim;         /* reclaim.c */
 
 struct qed_image {
   struct qed_options options;
@@ -110,6 +111,8 @@ struct qed_image {
   bool want_write_back;         /* dirty pages are 5 s old */
   bool want_clean;              /* clean-after= has passed */
   struct loop_timer write_back_timer, clean_timer;
+
+  struct reclaim *reclaim;
 
   struct job job;               /* mark-dirty, make-clean, scan, close */
   struct job write_back;        /* alone, or as a step of make-clean */
@@ -174,6 +177,19 @@ void flush_destroy (struct qed_image *image);
 /* Write everything back.  Loop only; 'done' is the caller's. */
 void flush_start (struct qed_image *image, void (*done) (struct job *job));
 
+/* ---- reclaim.c ---- */
+
+/* After the loop was created. */
+int reclaim_init (struct qed_image *image);
+void reclaim_destroy (struct qed_image *image);
+
+/* Loop only: start, unless it runs or there is nothing to do; wait for its
+ * end as a piece of I/O of another job.
+ */
+void reclaim_start (struct qed_image *image);
+bool reclaim_active (const struct qed_image *image);
+void reclaim_wait (struct qed_image *image, struct job *job);
+
 /* ---- scan.c ---- */
 
 void scan_start (struct qed_image *image);
@@ -223,12 +239,31 @@ int request_wait_job (struct qed_image *image, struct request_list *list,
 
 /* ---- allocate.c ---- */
 
+/* Every change of entries happens between these.  change_begin enters the
+ * gate and returns 0, or QED_WAIT or an error.
+ */
+int change_begin (struct qed_image *image, struct qed_request *request);
+void change_end (struct qed_image *image);
+
+/* Bring in a page that a change needs; REQUEST_AGAIN, QED_WAIT or an error. */
+int change_load (struct qed_image *image, struct qed_request *request,
+                 uint64_t at);
+
 /* Give the unallocated or zero clusters at guest address 'at' a place, for at
  * most 'bytes'.  With a guard held.  Returns 0: *extent is published and may
  * be written; REQUEST_AGAIN, QED_WAIT or an error.
  */
 int allocate_extent (struct qed_image *image, struct qed_request *request,
                      uint64_t at, uint64_t bytes, struct extent *extent);
+
+/* ---- discard.c ---- */
+
+/* Make the first part of the guest's range read as zeros, freeing what can be
+ * freed; *done says how many bytes.  With a guard held.  Returns 0,
+ * REQUEST_AGAIN, QED_WAIT or an error.
+ */
+int discard_some (struct qed_image *image, struct qed_request *request,
+                  uint64_t at, uint64_t bytes, uint64_t *done);
 
 /* Where a guest address lies in the tables. */
 static inline uint64_t

@@ -6,6 +6,7 @@
  *        |      | hit                                       |
  *        |      +-- data: read or write in place            |
  *        |      +-- none: zeros, or allocate and write      |
+ *        |      |   (trim, zero: discard.c)                 |
  *        +------+-------------------------------------------+
  *               | all bytes done
  *               +-- FUA: the next write-back (O6) --> done
@@ -359,12 +360,49 @@ write_extent (struct qed_image *image, const struct extent *extent,
   return r;
 }
 
+/* With a guard held. */
 static int
-write_some (struct qed_image *image, struct qed_request *request)
+write_range (struct qed_image *image, struct qed_request *request,
+             uint64_t at, uint64_t bytes, uint64_t *done)
+{
+  struct extent extent;
+  int r = request_lookup (image, request, at, bytes, &extent);
+
+  if (r == 0 && extent.class != FORMAT_ALLOCATED)
+    r = allocate_extent (image, request, at, extent.bytes, &extent);
+  if (r == 0)
+    r = write_extent (image, &extent, (char *) request->buf + request->done);
+  *done = extent.bytes;
+  return r;
+}
+
+static bool
+is_zero (const unsigned char *buf, uint64_t n)
+{
+  return n == 0 || (buf[0] == 0 && memcmp (buf, buf + 1, n - 1) == 0);
+}
+
+/* detect-zeroes=on: cluster by cluster, zeros become a hole. */
+static int
+write_or_zero (struct qed_image *image, struct qed_request *request,
+               uint64_t at, uint64_t bytes, uint64_t *done)
+{
+  uint64_t in = at & (image->geometry.cluster_size - 1);
+  uint64_t piece = image->geometry.cluster_size - in;
+
+  if (piece > bytes)
+    piece = bytes;
+  if (is_zero ((unsigned char *) request->buf + request->done, piece))
+    return discard_some (image, request, at, piece, done);
+  return write_range (image, request, at, piece, done);
+}
+
+/* A step of a write, zero or trim. */
+static int
+change_some (struct qed_image *image, struct qed_request *request)
 {
   uint64_t at = request->offset + request->done;
-  uint64_t bytes = request->count - request->done;
-  struct extent extent;
+  uint64_t bytes = request->count - request->done, done = 0;
   unsigned guard;
   int r = -atomic_load (&image->refuse);
 
@@ -373,11 +411,76 @@ write_some (struct qed_image *image, struct qed_request *request)
   if (r != 0)
     return r;
   guard = guard_enter (&image->guards);
-  r = request_lookup (image, request, at, bytes, &extent);
-  if (r == 0 && extent.class != FORMAT_ALLOCATED)
-    r = allocate_extent (image, request, at, extent.bytes, &extent);
+  if (request->op != QED_OP_WRITE)
+    r = discard_some (image, request, at, bytes, &done);
+  else if (image->options.detect_zeroes)
+    r = write_or_zero (image, request, at, bytes, &done);
+  else
+    r = write_range (image, request, at, bytes, &done);
+  guard_leave (&image->guards, guard);
   if (r == 0)
-    r = write_extent (image, &extent, (char *) request->buf + request->done);
+    request->done += done;
+  return r;
+}
+
+/* ---- Extents and read-ahead ---- */
+
+static enum qed_extent
+extent_kind (enum format_entry class)
+{
+  return class == FORMAT_ALLOCATED ? QED_EXTENT_DATA
+    : class == FORMAT_ZERO ? QED_EXTENT_ZERO : QED_EXTENT_HOLE;
+}
+
+/* Pass on the piece that ends at 'done'. */
+static int
+pass_extent (struct qed_request *request)
+{
+  if (request->done == request->kind_start)
+    return 0;
+  return request->extent (request, request->offset + request->kind_start,
+                          request->done - request->kind_start, request->kind);
+}
+
+static int
+extents_some (struct qed_image *image, struct qed_request *request)
+{
+  unsigned guard = guard_enter (&image->guards);
+  struct extent extent;
+  int r = request_lookup (image, request, request->offset + request->done,
+                          request->count - request->done, &extent);
+  enum qed_extent kind;
+
+  guard_leave (&image->guards, guard);
+  if (r != 0)
+    return r;
+  kind = extent_kind (extent.class);
+  if (kind != request->kind) {
+    r = pass_extent (request);
+    if (r == 0 && request->done > 0 && (request->flags & QED_REQ_ONE)) {
+      request->done = request->kind_start = request->count;
+      return 0;
+    }
+    request->kind = kind;
+    request->kind_start = request->done;
+  }
+  request->done += extent.bytes;
+  if (r == 0 && request->done == request->count)
+    r = pass_extent (request);
+  return r;
+}
+
+static int
+cache_some (struct qed_image *image, struct qed_request *request)
+{
+  unsigned guard = guard_enter (&image->guards);
+  struct extent extent;
+  int r = request_lookup (image, request, request->offset + request->done,
+                          request->count - request->done, &extent);
+
+  if (r == 0 && extent.class == FORMAT_ALLOCATED)
+    image->storage->ops->prefetch (image->storage, extent.offset,
+                                   extent.bytes);
   guard_leave (&image->guards, guard);
   if (r == 0)
     request->done += extent.bytes;
@@ -386,11 +489,34 @@ write_some (struct qed_image *image, struct qed_request *request)
 
 /* ---- All of them ---- */
 
+static bool
+is_change (const struct qed_request *request)
+{
+  return request->op == QED_OP_WRITE || request->op == QED_OP_TRIM ||
+    request->op == QED_OP_ZERO;
+}
+
+static int
+run_some (struct qed_image *image, struct qed_request *request)
+{
+  switch (request->op) {
+  case QED_OP_READ:
+    return read_some (image, request);
+  case QED_OP_EXTENTS:
+    return extents_some (image, request);
+  case QED_OP_CACHE:
+    return cache_some (image, request);
+  default:
+    return change_some (image, request);
+  }
+}
+
 /* The data is in place; what is left is to make it durable (O6). */
 static int
 finish (struct qed_image *image, struct qed_request *request, bool flushed)
 {
-  bool durable = request->op == QED_OP_FLUSH || (request->flags & QED_FUA);
+  bool durable = request->op == QED_OP_FLUSH ||
+    (is_change (request) && (request->flags & QED_FUA));
 
   if (!durable || flushed || image->read_only)
     return 0;
@@ -414,11 +540,13 @@ qed_request_run (struct qed_image *image, struct qed_request *request)
   if (request->done == request->count)
     return finish (image, request, served);
 
+  if (request->op == QED_OP_TRIM &&
+      image->options.discard == QED_DISCARD_IGNORE)
+    request->done = request->count;
   while (request->done < request->count) {
-    r = request->op == QED_OP_READ ? read_some (image, request)
-      : write_some (image, request);
+    r = run_some (image, request);
     if (r != 0 && r != REQUEST_AGAIN)
       return r;
   }
-  return request->op == QED_OP_READ ? 0 : finish (image, request, false);
+  return finish (image, request, false);
 }

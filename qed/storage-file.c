@@ -111,24 +111,34 @@ file_pwritev (struct storage *s, const struct iovec *iov, int n,
 }
 
 static int
-file_zero (struct storage *s, uint64_t offset, uint64_t count)
+file_punch (struct storage *s, uint64_t offset, uint64_t count)
 {
   struct storage_file *file = file_of (s);
-  size_t n;
   int r;
 
-  if (!file->no_punch) {
-    do
-      r = fallocate (file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                     (off_t) offset, (off_t) count);
-    while (r < 0 && errno == EINTR);
-    if (r == 0)
-      return 0;
-    if (errno != EOPNOTSUPP && errno != ENOSYS && errno != ENODEV &&
-        errno != EINVAL)
-      return -errno;
-    file->no_punch = true;
-  }
+  if (file->no_punch)
+    return -EOPNOTSUPP;
+  do
+    r = fallocate (file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                   (off_t) offset, (off_t) count);
+  while (r < 0 && errno == EINTR);
+  if (r == 0)
+    return 0;
+  if (errno != EOPNOTSUPP && errno != ENOSYS && errno != ENODEV &&
+      errno != EINVAL)
+    return -errno;
+  file->no_punch = true;
+  return -EOPNOTSUPP;
+}
+
+static int
+file_zero (struct storage *s, uint64_t offset, uint64_t count)
+{
+  size_t n;
+  int r = file_punch (s, offset, count);
+
+  if (r != -EOPNOTSUPP)
+    return r;
   while (count > 0) {
     n = count < ZEROS_SIZE ? (size_t) count : ZEROS_SIZE;
     r = file_pwrite (s, zeros, n, offset);
@@ -138,6 +148,13 @@ file_zero (struct storage *s, uint64_t offset, uint64_t count)
     count -= n;
   }
   return 0;
+}
+
+static void
+file_prefetch (struct storage *s, uint64_t offset, uint64_t count)
+{
+  (void) posix_fadvise (file_of (s)->fd, (off_t) offset, (off_t) count,
+                        POSIX_FADV_WILLNEED);
 }
 
 /* ---- The file as a whole ---- */
@@ -223,6 +240,8 @@ static const struct storage_ops file_ops = {
   .pwrite = file_pwrite,
   .pwritev = file_pwritev,
   .zero = file_zero,
+  .punch = file_punch,
+  .prefetch = file_prefetch,
   .resize = file_resize,
   .length = file_length,
   .sync = file_sync,

@@ -39,6 +39,14 @@ struct storage_ops {
    */
   int (*zero) (struct storage *s, uint64_t offset, uint64_t count);
 
+  /* Give a range inside the file back to the file system; it may be left as
+   * it is (-EOPNOTSUPP).
+   */
+  int (*punch) (struct storage *s, uint64_t offset, uint64_t count);
+
+  /* Say that a range will be read soon. */
+  void (*prefetch) (struct storage *s, uint64_t offset, uint64_t count);
+
   /* Set the length.  Growth reads as zeros. */
   int (*resize) (struct storage *s, uint64_t length);
   int (*length) (struct storage *s, uint64_t *length);
@@ -73,6 +81,7 @@ enum storage_op {
                          * says where it was and count how much, 0 if there
                          * are only holes */
   STORAGE_WRITE,        /* buf, count, offset */
+  STORAGE_PUNCH,        /* offset, limit: how many bytes */
   STORAGE_SYNC,
   STORAGE_RESIZE,       /* offset: the new length */
 };
