@@ -89,6 +89,7 @@ plugin_load (void)
 static void
 plugin_unload (void)
 {
+  plugin_quit_stop ();
   close_image ();
   plugin_config_unload ();
 }
@@ -125,13 +126,16 @@ plugin_get_ready (void)
 static int
 plugin_after_fork (void)
 {
-  return qed_start (image) < 0 ? -1 : 0;
+  if (qed_start (image) < 0)
+    return -1;
+  return plugin_quit_start ();
 }
 
 /* All connections are closed. */
 static void
 plugin_cleanup (void)
 {
+  plugin_quit_stop ();
   close_image ();
 }
 

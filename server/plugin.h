@@ -32,4 +32,12 @@ int plugin_config_complete (void);
 /* Whether nbdkit was started with -r.  To be called in .get_ready. */
 bool plugin_readonly (void);
 
+/* ---- plugin-quit.c ----------------------------------------------------- */
+
+/* From .after_fork to .cleanup: clients are disconnected when nbdkit is told
+ * to end.  plugin_quit_start returns 0, or -1 with the reason logged.
+ */
+int plugin_quit_start (void);
+void plugin_quit_stop (void);
+
 #endif /* SERVER_PLUGIN_H */

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""Images for the benchmark, written directly: a raw file and a QED file with
+the same content, so that no server under test has made what it is measured
+on.
+"""
+
+import array
+import os
+import random
+import struct
+import sys
+
+# What lies in the clusters of an image.
+EMPTY = "empty"         # nothing is allocated
+DATA = "data"           # everything is allocated and written
+HOLES = "holes"         # everything is allocated, and the file has holes
+                        # there: many tables, hardly any storage
+
+HEADER = struct.Struct("<4sIIIQQQQQII")
+NEED_CHECK = 2
+CHUNK = 1 << 20
+
+
+class Image:
+    """How an image is laid out; sizes in bytes, table_size in clusters."""
+
+    def __init__(self, place, size, cluster_size, table_size, content):
+        self.place = place              # "memory" or "disk"
+        self.size = size
+        self.cluster_size = cluster_size
+        self.table_size = table_size
+        self.content = content
+        self.table_bytes = table_size * cluster_size
+        self.table_span = self.table_bytes // 8 * cluster_size
+
+
+def write_raw(path, image):
+    """Make the raw file."""
+    with open(path, "wb") as f:
+        f.truncate(image.size)
+        if image.content == DATA:
+            write_data(f, image.size)
+        os.fsync(f.fileno())
+
+
+def write_qed(path, image):
+    """Make the QED file: header, L1 table, then each L2 table with its
+    clusters behind it, as a sequential fill would lay them out.
+    """
+    l1_offset = image.cluster_size
+    end = l1_offset + image.table_bytes
+    l1 = []
+    with open(path, "wb") as f:
+        f.write(HEADER.pack(b"QED\0", image.cluster_size, image.table_size,
+                            1, 0, 0, 0, l1_offset, image.size, 0, 0))
+        if image.content != EMPTY:
+            for start in range(0, image.size, image.table_span):
+                length = min(image.table_span, image.size - start)
+                l1.append(end)
+                end = write_table(f, image, end, length)
+        f.seek(l1_offset)
+        f.write(entries(l1))
+        f.truncate(end)
+        os.fsync(f.fileno())
+
+
+def write_table(f, image, offset, length):
+    """Write an L2 table at offset and its data after it; return the end."""
+    data = offset + image.table_bytes
+    end = data + length
+    f.seek(offset)
+    f.write(entries(range(data, end, image.cluster_size)))
+    if image.content == DATA:
+        f.seek(data)
+        write_data(f, length)
+    return end
+
+
+def write_data(f, length):
+    """Write that many bytes that are not zeros, always the same ones."""
+    chunk = random.Random(1).randbytes(CHUNK)
+    while length > 0:
+        f.write(chunk[:length])
+        length -= CHUNK
+
+
+def entries(offsets):
+    """Table entries as bytes."""
+    table = array.array("Q", offsets)
+    if sys.byteorder == "big":
+        table.byteswap()
+    return table.tobytes()
+
+
+def state(path):
+    """What a workload that only writes in place must leave as it was: the
+    feature bits of a QED file, and the length.
+    """
+    with open(path, "rb") as f:
+        header = f.read(HEADER.size)
+    length = os.stat(path).st_size
+    if header[:4] != b"QED\0":
+        return (None, length)
+    return (HEADER.unpack(header)[4], length)
