@@ -37,6 +37,10 @@ const char plugin_config_help[] =
   "clean-after=<SECONDS>\n"
   "                   Idle time after which the image is marked clean\n"
   "                   (default 5; 0: only when the server ends).\n"
+  "detect-zeroes=off|on\n"
+  "                   Do not store clusters of zeros that a client writes.\n"
+  "discard=unmap|ignore\n"
+  "                   What trim does: free clusters (default), or nothing.\n"
   "lock=on|off        Lock the image against other programs (default on).\n"
   "metadata-cache=<SIZE>\n"
   "                   Memory for the image's tables (default 64M).";
@@ -89,14 +93,41 @@ parse_clean_after (const char *value)
 }
 
 static int
-parse_lock (const char *value)
+parse_switch (const char *key, const char *value, bool *on)
 {
   if (strcmp (value, "on") == 0)
-    plugin_config.options.lock = true;
+    *on = true;
   else if (strcmp (value, "off") == 0)
-    plugin_config.options.lock = false;
+    *on = false;
   else {
-    nbdkit_error ("lock=%s: must be on or off", value);
+    nbdkit_error ("%s=%s: must be on or off", key, value);
+    return -1;
+  }
+  return 0;
+}
+
+static int
+parse_detect_zeroes (const char *value)
+{
+  return parse_switch ("detect-zeroes", value,
+                       &plugin_config.options.detect_zeroes);
+}
+
+static int
+parse_lock (const char *value)
+{
+  return parse_switch ("lock", value, &plugin_config.options.lock);
+}
+
+static int
+parse_discard (const char *value)
+{
+  if (strcmp (value, "unmap") == 0)
+    plugin_config.options.discard = QED_DISCARD_UNMAP;
+  else if (strcmp (value, "ignore") == 0)
+    plugin_config.options.discard = QED_DISCARD_IGNORE;
+  else {
+    nbdkit_error ("discard=%s: must be unmap or ignore", value);
     return -1;
   }
   return 0;
@@ -152,6 +183,8 @@ static struct parameter {
 } parameters[] = {
   { "check", parse_check, "auto", false },
   { "clean-after", parse_clean_after, "5", false },
+  { "detect-zeroes", parse_detect_zeroes, "off", false },
+  { "discard", parse_discard, "unmap", false },
   { "file", parse_file, "disk.qed", false },
   { "lock", parse_lock, "on", false },
   { "metadata-cache", parse_metadata_cache, "64M", false },

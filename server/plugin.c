@@ -247,22 +247,21 @@ plugin_can_multi_conn (void *handle)
   return 1;
 }
 
-/* nbdkit zeroes by writing, which is not faster than writing. */
+/* Zeroing changes entries and punches holes; plugin_zero fails at once where
+ * it would have to write.
+ */
 static int
 plugin_can_fast_zero (void *handle)
 {
   (void) handle;
-  return 0;
+  return 1;
 }
 
-/* nbdkit reads and drops the data: that fills the host's page cache and our
- * cache of tables.
- */
 static int
 plugin_can_cache (void *handle)
 {
   (void) handle;
-  return NBDKIT_CACHE_EMULATE;
+  return NBDKIT_CACHE_NATIVE;
 }
 
 /* ---- Data -------------------------------------------------------------- */
@@ -338,6 +337,21 @@ run_waiting (struct qed_request *request, struct sleeper *sleeper)
   return r;
 }
 
+static const char *
+op_to_text (enum qed_op op)
+{
+  switch (op) {
+  case QED_OP_READ: return "read";
+  case QED_OP_WRITE: return "write";
+  case QED_OP_FLUSH: return "flush";
+  case QED_OP_TRIM: return "trim";
+  case QED_OP_ZERO: return "zero";
+  case QED_OP_CACHE: return "cache";
+  case QED_OP_EXTENTS: return "block status";
+  }
+  return "request";
+}
+
 /* Tell the log and nbdkit of a negative errno.  When a request is given up
  * nbdkit_nanosleep has said why.
  */
@@ -351,7 +365,7 @@ report_failure (const struct qed_request *request, int r)
     nbdkit_error ("flush failed: %m");
   else
     nbdkit_error ("%s of %" PRIu64 " bytes at 0x%" PRIx64 " failed: %m",
-                  request->op == QED_OP_READ ? "read" : "write",
+                  op_to_text (request->op),
                   request->count, request->offset);
   nbdkit_set_error (-r);
 }
@@ -360,27 +374,33 @@ report_failure (const struct qed_request *request, int r)
  * set and one line logged.
  */
 static int
-carry_out (enum qed_op op, void *buf, uint32_t count, uint64_t offset,
-           uint32_t flags)
+carry_out_request (struct qed_request *request)
 {
   struct sleeper sleeper = { .lock = PTHREAD_MUTEX_INITIALIZER,
                              .cond = PTHREAD_COND_INITIALIZER };
-  struct qed_request request;
   int r;
 
-  qed_request_init (&request, op, buf, count, offset,
-                    flags & NBDKIT_FLAG_FUA ? QED_FUA : 0);
-  request.wake = wake_request;
-  request.opaque = &sleeper;
-
-  r = qed_request_run (image, &request);
+  request->wake = wake_request;
+  request->opaque = &sleeper;
+  r = qed_request_run (image, request);
   if (r == QED_WAIT)
-    r = run_waiting (&request, &sleeper);
+    r = run_waiting (request, &sleeper);
   if (r < 0) {
-    report_failure (&request, r);
+    report_failure (request, r);
     return -1;
   }
   return 0;
+}
+
+static int
+carry_out (enum qed_op op, void *buf, uint32_t count, uint64_t offset,
+           uint32_t flags)
+{
+  struct qed_request request;
+
+  qed_request_init (&request, op, buf, count, offset,
+                    flags & NBDKIT_FLAG_FUA ? QED_FUA : 0);
+  return carry_out_request (&request);
 }
 
 static int
@@ -406,8 +426,68 @@ plugin_flush (void *handle, uint32_t flags)
   return carry_out (QED_OP_FLUSH, NULL, 0, 0, flags);
 }
 
-/* What is not here is nbdkit's default: no trim, no extents, zeroes are
- * written, not rotational.
+static int
+plugin_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  (void) handle;
+  return carry_out (QED_OP_TRIM, NULL, count, offset, flags);
+}
+
+/* Zeroing frees clusters.  A client that wants them kept gets zeros written
+ * by nbdkit, or nothing if it asked for speed.
+ */
+static int
+plugin_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  (void) handle;
+  if (!(flags & NBDKIT_FLAG_MAY_TRIM)) {
+    nbdkit_set_error (EOPNOTSUPP);
+    return -1;
+  }
+  return carry_out (QED_OP_ZERO, NULL, count, offset, flags);
+}
+
+static int
+plugin_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  (void) handle;
+  return carry_out (QED_OP_CACHE, NULL, count, offset, flags);
+}
+
+/* A block status request: where its extents go, beside the sleeper. */
+struct extents_request {
+  struct qed_request request;
+  struct nbdkit_extents *extents;
+};
+
+static int
+add_extent (struct qed_request *request, uint64_t offset, uint64_t bytes,
+            enum qed_extent kind)
+{
+  struct extents_request *r = (struct extents_request *) request;
+  const uint32_t type = kind == QED_EXTENT_DATA ? 0
+    : kind == QED_EXTENT_ZERO ? NBDKIT_EXTENT_ZERO
+    : NBDKIT_EXTENT_ZERO | NBDKIT_EXTENT_HOLE;
+
+  return nbdkit_add_extent (r->extents, offset, bytes, type) < 0
+    ? (errno ? -errno : -EIO) : 0;
+}
+
+static int
+plugin_extents (void *handle, uint32_t count, uint64_t offset,
+                uint32_t flags, struct nbdkit_extents *extents)
+{
+  struct extents_request r = { .extents = extents };
+
+  (void) handle;
+  qed_request_init (&r.request, QED_OP_EXTENTS, NULL, count, offset,
+                    flags & NBDKIT_FLAG_REQ_ONE ? QED_REQ_ONE : 0);
+  r.request.extent = add_extent;
+  return carry_out_request (&r.request);
+}
+
+/* What is not here is nbdkit's default: whether there is trim, zero and
+ * extents follows from the callbacks; not rotational.
  */
 static struct nbdkit_plugin plugin = {
   .name = "qed",
@@ -438,6 +518,10 @@ static struct nbdkit_plugin plugin = {
   .pread = plugin_pread,
   .pwrite = plugin_pwrite,
   .flush = plugin_flush,
+  .trim = plugin_trim,
+  .zero = plugin_zero,
+  .extents = plugin_extents,
+  .cache = plugin_cache,
 };
 
 /* What nbdkit looks up; the macro defines it. */
