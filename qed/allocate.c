@@ -82,7 +82,9 @@ change_load (struct qed_image *image, struct qed_request *request,
     ? request_wait_job (image, &image->want_flush, request) : r;
 }
 
-/* What was used before must not be seen. */
+/* What was used before must not be seen.  Clusters that can't be zeroed are
+ * not handed out again: a bad spot fails one request, not every one after.
+ */
 static int
 zero_run (struct qed_image *image, const struct space_run *run)
 {
@@ -94,7 +96,7 @@ zero_run (struct qed_image *image, const struct space_run *run)
   r = image->storage->ops->zero (image->storage, offset,
                                  run->n << image->geometry.cluster_bits);
   if (r < 0)
-    image_report (image, "zeroing reused clusters", offset, r);
+    image_report (image, "zeroing reused clusters at file offset", offset, r);
   return r;
 }
 
@@ -118,7 +120,7 @@ grow (struct qed_image *image, struct qed_request *request, uint64_t n)
   int r = space_grow (&image->space, image->storage, n, request);
 
   if (r < 0)
-    image_report (image, "growing the file",
+    image_report (image, "growing the file from",
                   atomic_load (&image->space.length_bytes), r);
   return r == 0 ? REQUEST_AGAIN : r;
 }
@@ -153,10 +155,12 @@ new_table (struct qed_image *image, struct qed_request *request,
   else if (r == 0) {
     metadata_unlock_page (&image->metadata, page);
     r = zero_run (image, &run);
-    page = metadata_lock_page (&image->metadata, key);
-    if (r == 0)
-      r = page ? link_table (image, page, index, &run) : REQUEST_AGAIN;
-    if (r != 0)
+    page = r == 0 ? metadata_lock_page (&image->metadata, key) : NULL;
+    if (r == 0 && page)
+      r = link_table (image, page, index, &run);
+    else if (r == 0)
+      r = REQUEST_AGAIN;
+    if (r == REQUEST_AGAIN)
       space_release (&image->space, &run);
   }
   if (page)
@@ -232,10 +236,12 @@ new_clusters (struct qed_image *image, struct qed_request *request,
   else if (r == 0) {
     metadata_unlock_page (&image->metadata, page);
     r = zero_run (image, run);
-    page = metadata_lock_page (&image->metadata, key);
-    if (r == 0)
-      r = page ? link_clusters (image, page, index, run) : REQUEST_AGAIN;
-    if (r != 0)
+    page = r == 0 ? metadata_lock_page (&image->metadata, key) : NULL;
+    if (r == 0 && page)
+      r = link_clusters (image, page, index, run);
+    else if (r == 0)
+      r = REQUEST_AGAIN;
+    if (r == REQUEST_AGAIN)
       space_release (&image->space, run);
   }
   if (page)

@@ -28,6 +28,13 @@ bitmap_destroy (struct bitmap *bitmap)
   bitmap_init (bitmap);
 }
 
+uint64_t
+bitmap_bytes (const struct bitmap *bitmap)
+{
+  return (uint64_t) bitmap->chunks * sizeof (struct bitmap_chunk) +
+    (uint64_t) bitmap->slot_count * sizeof *bitmap->slots;
+}
+
 static struct bitmap_chunk *
 chunk_number (const struct bitmap *bitmap, size_t i)
 {

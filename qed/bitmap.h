@@ -31,6 +31,9 @@ struct bitmap {
 void bitmap_init (struct bitmap *bitmap);
 void bitmap_destroy (struct bitmap *bitmap);
 
+/* The memory that it takes. */
+uint64_t bitmap_bytes (const struct bitmap *bitmap);
+
 bool bitmap_test (struct bitmap *bitmap, uint64_t bit);
 
 /* Set or clear a bit; true in *was if it was set before.  -ENOMEM. */

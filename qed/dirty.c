@@ -214,7 +214,6 @@ cut_tail (struct job *job)
   struct qed_image *image = image_of (job);
   struct storage_io *io = &image->header_io;
 
-  image->cut = false;
   if (atomic_load (&image->damaged) ||
       !space_cut_wanted (&image->space, &io->offset))
     return JOB_NEXT;
@@ -250,6 +249,7 @@ make_clean_done (struct job *job)
       image->state = STATE_CLEAN;
     if (image->cut)
       space_cut_is_durable (&image->space);
+    image->cut = false;
   }
   else
     log_error (&image->options.log, "%s: cannot make the image clean "

@@ -64,8 +64,11 @@ image_refuse (struct qed_image *image, int error)
 static bool
 may_report (struct qed_image *image)
 {
-  unsigned n = atomic_fetch_add (&image->reports, 1);
+  unsigned n = atomic_load (&image->reports);
 
+  if (n > REPORTS_MAX)
+    return false;
+  n = atomic_fetch_add (&image->reports, 1);
   if (n == REPORTS_MAX)
     log_warning (&image->options.log, "%s: more failures follow that are not "
                  "logged: check the image", image->path);
@@ -108,8 +111,8 @@ image_report (struct qed_image *image, const char *what, uint64_t offset,
               int error)
 {
   if (may_report (image))
-    log_error (&image->options.log, "%s: %s at file offset 0x%" PRIx64
-               " failed: %s", image->path, what, offset, strerror (-error));
+    log_error (&image->options.log, "%s: %s 0x%" PRIx64 " failed: %s",
+               image->path, what, offset, strerror (-error));
 }
 
 /* ---- Requests that wait for a job ---- */
@@ -170,6 +173,8 @@ write_back_done (struct job *job)
   struct qed_image *image = (struct qed_image *)
     ((char *) job - offsetof (struct qed_image, write_back));
 
+  if (image->closing && job->error < 0)
+    image->close_error = job->error;
   image_job_done (image, job, job->error);
 }
 
@@ -266,13 +271,18 @@ start_write_back (struct qed_image *image)
   flush_start (image, write_back_done);
 }
 
-/* Make clean before the end, once: what fails then stays dirty. */
+/* The last write-back, once: what fails then stays dirty.  A clean image may
+ * have been written in place since the last sync.
+ */
 static void
 dispatch_close (struct qed_image *image)
 {
-  if (image->state == STATE_DIRTY && !image->closing) {
+  if (!image->closing && !image->read_only) {
     image->closing = true;
-    dirty_make_clean (image);
+    if (image->state == STATE_DIRTY)
+      dirty_make_clean (image);
+    else
+      start_write_back (image);
   }
   else if (may_end (image))
     end (image);
@@ -385,7 +395,7 @@ make_read_only (struct qed_image *image)
 
   if (image->storage->read_only)
     return 0;
-  r = storage_file_downgrade (image->storage);
+  r = image->storage->ops->downgrade (image->storage);
   if (r < 0)
     log_error (&image->options.log, "%s: cannot lock the image for reading: "
                "%s", image->path, strerror (-r));

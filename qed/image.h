@@ -119,7 +119,8 @@ struct qed_image {
   struct write_back *wb;        /* flush.c's working memory */
   unsigned char sector[FORMAT_SECTOR]; /* the header, while it is updated */
   struct storage_io header_io;
-  bool cut;                     /* make-clean shortened the file */
+  bool cut;                     /* make-clean shortened the file, perhaps not
+                                 * durably yet */
   bool closing;                 /* the last make-clean was started */
   int close_error;              /* why the image was left dirty */
 
@@ -150,7 +151,7 @@ void image_damage (struct qed_image *image, const char *fmt, ...)
 /* A sync failed: nothing may be reported durable any more (O8). */
 void image_fail (struct qed_image *image, const char *step, int error);
 
-/* Say why a request failed; rate-limited. */
+/* Say why a request failed ("writing data at file offset"); rate-limited. */
 void image_report (struct qed_image *image, const char *what,
                    uint64_t offset, int error);
 

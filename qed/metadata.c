@@ -154,7 +154,7 @@ static struct page *
 choose_victim (struct page_set *set)
 {
   unsigned step, way;
-  struct page *page;
+  struct page *page, *clean = NULL;
 
   for (way = 0; way < WAYS; way++)
     if (set->pages[way].state == PAGE_EMPTY)
@@ -166,8 +166,9 @@ choose_victim (struct page_set *set)
       continue;
     if (!atomic_exchange_explicit (&page->used, false, memory_order_relaxed))
       return page;
+    clean = page;
   }
-  return NULL;
+  return clean;
 }
 
 /* With the set's lock held: from here on lookups miss. */
@@ -241,10 +242,7 @@ wait_for_load (struct metadata *md, uint64_t key, struct qed_request *request)
   page = find_page (&md->sets[n], key);
   loading = page && page->state == PAGE_LOADING;
   pthread_mutex_unlock (set_lock (md, n));
-  if (loading)
-    return QED_WAIT;
-  wait_cancel (request);
-  return 0;
+  return loading ? QED_WAIT : wait_not_needed (request);
 }
 
 int
@@ -282,14 +280,23 @@ metadata_load (struct metadata *md, uint64_t key, uint64_t offset,
   return r;
 }
 
+/* Read until two reads agree: someone may load the page meanwhile and write
+ * it back, and half of the entry be old.
+ */
 int
 metadata_read_entry (struct metadata *md, uint64_t offset, unsigned index,
                      uint64_t *entry)
 {
-  unsigned char buf[8];
-  int r = md->storage->ops->pread (md->storage, buf, sizeof buf,
-                                   offset + index * sizeof buf);
+  unsigned char buf[8], again[8];
+  struct storage *s = md->storage;
+  int r;
 
+  offset += index * sizeof buf;
+  do {
+    r = s->ops->pread (s, buf, sizeof buf, offset);
+    if (r == 0)
+      r = s->ops->pread (s, again, sizeof again, offset);
+  } while (r == 0 && memcmp (buf, again, sizeof buf) != 0);
   if (r == 0)
     *entry = entry_from_disk (format_get64 (buf));
   return r;
@@ -319,8 +326,10 @@ metadata_lock_page (struct metadata *md, uint64_t key)
 
   pthread_mutex_lock (set_lock (md, n));
   page = find_page (&md->sets[n], key);
-  if (page && page->state == PAGE_VALID)
+  if (page && page->state == PAGE_VALID) {
+    atomic_store_explicit (&page->used, true, memory_order_relaxed);
     return page;
+  }
   pthread_mutex_unlock (set_lock (md, n));
   return NULL;
 }

@@ -48,8 +48,7 @@ request_wait_scan (struct qed_image *image, struct qed_request *request,
   wait_add (&image->scanned, request);
   if (atomic_load (&image->scan_state) < (int) state)
     return QED_WAIT;
-  wait_cancel (request);
-  return 0;
+  return wait_not_needed (request);
 }
 
 int
@@ -126,11 +125,13 @@ request_check_l1 (struct qed_image *image, uint64_t l1_index, uint64_t entry,
 }
 
 /* Whether an L2 entry that was not checked yet may be followed.  Not before
- * every table is known can it be marked as checked.
+ * every table is known can it be marked as checked: until then reads, which
+ * don't wait for the scan, go by the tables that it has seen.
  */
 static int
 check_l2 (struct qed_image *image, uint64_t at, uint64_t entry)
 {
+  bool tables_known = atomic_load (&image->scan_state) >= SCAN_READING_L2;
   enum format_entry class = FORMAT_RESERVED_BITS;
   const char *text;
 
@@ -140,7 +141,7 @@ check_l2 (struct qed_image *image, uint64_t at, uint64_t entry)
   text = format_entry_to_text (class);
   if (class == FORMAT_ALLOCATED) {
     if (!space_is_table (&image->space, image_cluster (image, entry))) {
-      if (atomic_load (&image->scan_state) >= SCAN_READING_L2)
+      if (tables_known)
         metadata_set_checked (&image->metadata, image_l2_key (image, at),
                               image_l2_index (image, at), entry);
       return 0;
@@ -217,7 +218,7 @@ request_load (struct qed_image *image, struct qed_request *request,
                          l2_page_offset (image, at, table), request);
   }
   if (r < 0 && r != -ENOBUFS)
-    image_report (image, "reading a table", at, r);
+    image_report (image, "reading the table for guest offset", at, r);
   return r == 0 ? REQUEST_AGAIN : r;
 }
 
@@ -279,7 +280,7 @@ lookup_first (struct qed_image *image, struct qed_request *request,
     return r;
   r = lookup_uncached (image, at, extent);
   if (r < 0)
-    image_report (image, "reading a table entry", at, r);
+    image_report (image, "reading the table entry for guest offset", at, r);
   return r;
 }
 
@@ -323,7 +324,7 @@ read_extent (struct qed_image *image, const struct extent *extent, void *buf)
   r = image->storage->ops->pread (image->storage, buf, extent->bytes,
                                   extent->offset);
   if (r < 0)
-    image_report (image, "reading data", extent->offset, r);
+    image_report (image, "reading data at file offset", extent->offset, r);
   return r;
 }
 
@@ -356,7 +357,7 @@ write_extent (struct qed_image *image, const struct extent *extent,
                                        extent->offset);
 
   if (r < 0)
-    image_report (image, "writing data", extent->offset, r);
+    image_report (image, "writing data at file offset", extent->offset, r);
   return r;
 }
 
@@ -404,10 +405,10 @@ change_some (struct qed_image *image, struct qed_request *request)
   uint64_t at = request->offset + request->done;
   uint64_t bytes = request->count - request->done, done = 0;
   unsigned guard;
-  int r = -atomic_load (&image->refuse);
+  int r = request_wait_scan (image, request, SCAN_READING_L2);
 
   if (r == 0)
-    r = request_wait_scan (image, request, SCAN_READING_L2);
+    r = -atomic_load (&image->refuse);
   if (r != 0)
     return r;
   guard = guard_enter (&image->guards);
@@ -534,7 +535,8 @@ qed_request_run (struct qed_image *image, struct qed_request *request)
   if (r != 0)
     return r;
   wait_cancel (request);
-  if (request->count > qed_size (image) ||
+  if ((request->op == QED_OP_FLUSH && request->count > 0) ||
+      request->count > qed_size (image) ||
       request->offset > qed_size (image) - request->count)
     return -EINVAL;
   if (request->done == request->count)

@@ -11,9 +11,9 @@
  * time and in file order, their holes skipped.  Changes wait for the end.  Of
  * a read-only image only L1 is walked.
  *
- * What is wrong is named, and the image takes no more writes; only if every
- * table was read and nothing was wrong may free clusters be reused and the
- * tail be cut.  Loop only.
+ * What is wrong, or can't be read, is named, and the image takes no more
+ * writes; only if every table was read and nothing was wrong may free clusters
+ * be reused and the tail be cut.  Loop only.
  */
 
 #include <config.h>
@@ -148,12 +148,17 @@ next_table (struct walker *walker)
 
 /* ---- L1 ---- */
 
+/* Tables take room in the file: more are only in a hostile, sparse one. */
+#define TABLES_MAX ((size_t) 1 << 22)
+
 static int
 add_table (struct scan *scan, uint64_t offset, uint64_t l1_index)
 {
   struct table *tables;
   size_t capacity;
 
+  if (scan->count == TABLES_MAX)
+    return -EFBIG;
   if (scan->count == scan->capacity) {
     capacity = scan->capacity ? scan->capacity * 2 : 64;
     tables = realloc (scan->tables, capacity * sizeof *tables);
@@ -361,24 +366,20 @@ free_scan (struct scan *scan)
   free (scan);
 }
 
-/* Without L1 it isn't known what a table is: nothing may be written. */
+/* An unread table may name clusters anywhere, also behind the end, where the
+ * next allocation would go: nothing is changed then.
+ */
 static void
 scan_done (struct job *job)
 {
   struct scan *scan = scan_of (job);
   struct qed_image *image = scan->image;
-  bool l1_known = atomic_load (&image->scan_state) >= SCAN_READING_L2;
-
-  if (job->error < 0 || !scan->whole)
-    space_grow_only (&image->space);
   if (job->error < 0 && job->error != -ECANCELED) {
     log_error (&image->options.log, "%s: the opening scan failed (%s): %s: "
-               "%s", image->path, job->failed_at,
-               strerror (-job->error),
-               l1_known ? "free clusters are not reused"
-               : "no writes are accepted");
-    if (!l1_known)
-      image_refuse (image, EROFS);
+               "no writes are accepted", image->path, job->failed_at,
+               job->error == -EFBIG ? "the clusters are scattered too widely"
+               : strerror (-job->error));
+    image_refuse (image, EROFS);
   }
   image->scan = NULL;
   free_scan (scan);

@@ -60,6 +60,17 @@ space_destroy (struct space *space)
   pthread_mutex_destroy (&space->lock);
 }
 
+/* A bitmap may take this much, and a byte for each cluster in it: only a
+ * hostile image, whose entries are scattered over a sparse file, needs more.
+ */
+#define BITMAP_BYTES_MAX (UINT64_C (64) << 20)
+
+static bool
+too_sparse (const struct bitmap *bitmap)
+{
+  return bitmap_bytes (bitmap) > BITMAP_BYTES_MAX + bitmap->count;
+}
+
 int
 space_enter (struct space *space, uint64_t first, uint64_t n, bool table,
              bool *shared)
@@ -82,7 +93,7 @@ space_enter (struct space *space, uint64_t first, uint64_t n, bool table,
   }
   if (space->end < first + n)
     space->end = first + n;
-  return 0;
+  return too_sparse (&space->used) ? -EFBIG : 0;
 }
 
 void
@@ -90,19 +101,6 @@ space_complete (struct space *space)
 {
   pthread_mutex_lock (&space->lock);
   space->reuse = true;
-  pthread_mutex_unlock (&space->lock);
-}
-
-void
-space_grow_only (struct space *space)
-{
-  uint64_t length = atomic_load (&space->length_bytes);
-  uint64_t clusters = length / space->cluster_size +
-    (length % space->cluster_size != 0);
-
-  pthread_mutex_lock (&space->lock);
-  if (space->end < clusters)
-    space->end = clusters;
   pthread_mutex_unlock (&space->lock);
 }
 
@@ -183,6 +181,27 @@ space_reserve (struct space *space, uint64_t want, struct space_run *run)
   return r;
 }
 
+/* Storage that can't grow: a gap of n free clusters.  With the lock held. */
+static int
+find_gap (struct space *space, uint64_t n, struct space_run *run)
+{
+  uint64_t first = space->base, i;
+
+  while (space->reuse && first < space->end) {
+    first = bitmap_next_clear (&space->used, first, space->end);
+    for (i = 0; i < n && first + i < space->end &&
+           !bitmap_test (&space->used, first + i); i++)
+      ;
+    if (i == n) {
+      *run = (struct space_run) { .first = first, .n = n,
+                                  .used_before = true };
+      return 0;
+    }
+    first += i + 1;
+  }
+  return -ENOSPC;
+}
+
 int
 space_reserve_table (struct space *space, uint64_t n, struct space_run *run)
 {
@@ -190,6 +209,8 @@ space_reserve_table (struct space *space, uint64_t n, struct space_run *run)
 
   pthread_mutex_lock (&space->lock);
   r = take_end (space, n, true, run);
+  if (r == -ENOSPC)
+    r = find_gap (space, n, run);
   if (r == 0)
     r = hand_out (space, true, run);
   pthread_mutex_unlock (&space->lock);
@@ -349,27 +370,26 @@ space_wait (struct space *space, struct qed_request *request)
  */
 enum grow_role { GROW_NOT_NEEDED, GROW_MINE, GROW_WAIT };
 
+/* Queued under the lock that protects what is waited for: no one is woken
+ * that does not wait.
+ */
 static enum grow_role
 grow_role (struct space *space, uint64_t n, struct qed_request *request,
            uint64_t *target)
 {
-  enum grow_role role;
+  enum grow_role role = GROW_WAIT;
 
-  wait_add (&space->grown, request);
   pthread_mutex_lock (&space->lock);
-  *target = (space->end > space->covered ? space->end : space->covered);
   if (space->covered >= space->end + n)
     role = GROW_NOT_NEEDED;
   else if (space->growing)
-    role = GROW_WAIT;
+    wait_add (&space->grown, request);
   else {
     role = GROW_MINE;
     space->growing = true;
     *target = space->end + n;
   }
   pthread_mutex_unlock (&space->lock);
-  if (role != GROW_WAIT)
-    wait_cancel (request);
   return role;
 }
 

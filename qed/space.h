@@ -68,7 +68,8 @@ void space_destroy (struct space *space);
 /* ---- For the opening scan ---- */
 
 /* Enter a reference to n clusters behind the header; *shared is set if one
- * was entered before.  -ENOMEM.  With the lock held, which the scan takes
+ * was entered before.  -ENOMEM; -EFBIG if the clusters are scattered so widely
+ * that they take too much memory.  With the lock held, which the scan takes
  * once for many.
  */
 int space_enter (struct space *space, uint64_t first, uint64_t n, bool table,
@@ -76,11 +77,6 @@ int space_enter (struct space *space, uint64_t first, uint64_t n, bool table,
 
 /* Everything was entered: free clusters may be reused and the tail cut. */
 void space_complete (struct space *space);
-
-/* Something may be referenced that was not entered: only clusters beyond the
- * file are handed out.
- */
-void space_grow_only (struct space *space);
 
 /* ---- Allocation ---- */
 

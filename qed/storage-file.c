@@ -16,6 +16,7 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 
+#include "file.h"
 #include "lock.h"
 #include "log.h"
 #include "storage.h"
@@ -224,6 +225,23 @@ file_next_data (struct storage *s, uint64_t offset, uint64_t *start,
   return 0;
 }
 
+static int
+file_downgrade (struct storage *s)
+{
+  struct storage_file *file = file_of (s);
+  char holder[LOCK_HOLDER_SIZE];
+  int r = 0;
+
+  s->read_only = true;
+  s->can_grow = false;
+  if (file->locked) {
+    r = lock_take (file->fd, false, holder); /* gives up what only a writer
+                                              * holds */
+    file->locked = r == 0;
+  }
+  return r;
+}
+
 static void
 file_close (struct storage *s)
 {
@@ -246,58 +264,37 @@ static const struct storage_ops file_ops = {
   .length = file_length,
   .sync = file_sync,
   .next_data = file_next_data,
+  .downgrade = file_downgrade,
   .close = file_close,
 };
 
 /* ---- Opening ---- */
 
-/* O_NONBLOCK: the open of a FIFO must not wait for a peer. */
+/* A file that may not be written is served read-only. */
 static int
 open_file (struct storage_file *file, const char *path,
            const struct qed_log *log)
 {
-  int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  static const struct qed_log quiet;
+  struct file_facts facts;
+  int r = -EROFS;
 
-  file->fd = open (path, flags | (file->storage.read_only
-                                  ? O_RDONLY : O_RDWR));
-  if (file->fd < 0 && !file->storage.read_only &&
-      (errno == EACCES || errno == EPERM || errno == EROFS)) {
-    file->fd = open (path, flags | O_RDONLY);
-    if (file->fd >= 0) {
-      file->storage.read_only = true;
+  if (!file->storage.read_only)
+    r = file_open (path, O_RDWR, &quiet, &facts);
+  if (r == -EACCES || r == -EPERM || r == -EROFS) {
+    r = file_open (path, O_RDONLY, log, &facts);
+    if (r >= 0 && !file->storage.read_only)
       log_warning (log, "%s: the file may not be written: served read-only",
                    path);
-    }
+    file->storage.read_only = true;
   }
-  if (file->fd < 0) {
-    int e = errno;
-    log_error (log, "%s: cannot open the image: %s", path, strerror (e));
-    return -e;
-  }
-  return 0;
-}
-
-static int
-check_type (struct storage_file *file, const char *path,
-            const struct qed_log *log)
-{
-  struct stat st;
-
-  if (fstat (file->fd, &st) < 0) {
-    int e = errno;
-    log_error (log, "%s: cannot stat the image: %s", path, strerror (e));
-    return -e;
-  }
-  file->block_device = S_ISBLK (st.st_mode);
-  if (!S_ISREG (st.st_mode) && !S_ISBLK (st.st_mode)) {
-    log_error (log, "%s: not a regular file or block device but a %s: "
-               "give the path of a QED image", path,
-               S_ISDIR (st.st_mode) ? "directory" :
-               S_ISFIFO (st.st_mode) ? "FIFO" :
-               S_ISSOCK (st.st_mode) ? "socket" : "character device");
-    return S_ISDIR (st.st_mode) ? -EISDIR : -EINVAL;
-  }
-  file->storage.can_grow = S_ISREG (st.st_mode) && !file->storage.read_only;
+  else if (r < 0)
+    r = file_open (path, O_RDWR, log, &facts);
+  if (r < 0)
+    return r;
+  file->fd = r;
+  file->block_device = facts.block_device;
+  file->storage.can_grow = !facts.block_device && !file->storage.read_only;
   return 0;
 }
 
@@ -335,8 +332,7 @@ storage_file_open (const char *path, bool read_only, bool lock,
   r = open_file (file, path, log);
   if (r < 0)
     goto fail;
-  r = check_type (file, path, log);
-  if (r == 0 && lock)
+  if (lock)
     r = take_lock (file, path, log);
   if (r < 0) {
     close (file->fd);
@@ -347,22 +343,5 @@ storage_file_open (const char *path, bool read_only, bool lock,
 
  fail:
   free (file);
-  return r;
-}
-
-int
-storage_file_downgrade (struct storage *s)
-{
-  struct storage_file *file = file_of (s);
-  char holder[LOCK_HOLDER_SIZE];
-  int r = 0;
-
-  s->read_only = true;
-  s->can_grow = false;
-  if (file->locked) {
-    r = lock_take (file->fd, false, holder); /* gives up what only a writer
-                                              * holds */
-    file->locked = r == 0;
-  }
   return r;
 }

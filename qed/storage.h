@@ -60,6 +60,9 @@ struct storage_ops {
   int (*next_data) (struct storage *s, uint64_t offset, uint64_t *start,
                     uint64_t *end);
 
+  /* Go on as a reader only: the writer's lock becomes a reader's. */
+  int (*downgrade) (struct storage *s);
+
   /* Drop the lock, close, free. */
   void (*close) (struct storage *s);
 };
@@ -113,8 +116,5 @@ void storage_submit (struct loop *loop, struct storage *s,
  */
 int storage_file_open (const char *path, bool read_only, bool lock,
                        const struct qed_log *log, struct storage **storage);
-
-/* Go on as a reader only: the writer's locks become a reader's. */
-int storage_file_downgrade (struct storage *s);
 
 #endif /* QED_STORAGE_H */

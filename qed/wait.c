@@ -54,22 +54,31 @@ wait_add (struct wait_queue *queue, struct qed_request *request)
   pthread_mutex_unlock (&queue->lock);
 }
 
-void
+bool
 wait_cancel (struct qed_request *request)
 {
   struct qed_waiter *waiter = &request->waiter;
   struct wait_queue *queue = waiter->queue;
+  bool queued;
 
   if (queue == NULL)
-    return;
+    return true;
   /* The queue is the owner's to clear; the lock makes sure that a waker has
    * finished with the request.
    */
   pthread_mutex_lock (&queue->lock);
-  if (waiter->link)
+  queued = waiter->link != NULL;
+  if (queued)
     unlink_waiter (waiter);
   pthread_mutex_unlock (&queue->lock);
   waiter->queue = NULL;
+  return queued;
+}
+
+int
+wait_not_needed (struct qed_request *request)
+{
+  return wait_cancel (request) ? 0 : QED_WAIT;
 }
 
 void

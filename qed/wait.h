@@ -3,7 +3,9 @@
 /* Queues of requests that wait for an event.
  *
  * A request that must wait adds itself, looks again whether the event has
- * happened meanwhile, and if so cancels; else it returns QED_WAIT.  Whoever
+ * happened meanwhile, and if so cancels; else it returns QED_WAIT.  If it was
+ * woken before it could cancel it returns QED_WAIT as well, so that each wake
+ * belongs to one QED_WAIT.  Whoever
  * makes the event happen does so first and wakes afterwards; so no wake-up is
  * lost.  All are woken; each looks up again what it waited for.
  * Any thread.
@@ -27,8 +29,13 @@ void wait_queue_destroy (struct wait_queue *queue);
 /* Queue a request that is in no queue. */
 void wait_add (struct wait_queue *queue, struct qed_request *request);
 
-/* Take a request out of whatever queue it is in, woken or not. */
-void wait_cancel (struct qed_request *request);
+/* Take a request out of the queue that it may be in.  Returns false if it was
+ * in one and was woken already.
+ */
+bool wait_cancel (struct qed_request *request);
+
+/* The event had happened: 0, or QED_WAIT if the request was woken for it. */
+int wait_not_needed (struct qed_request *request);
 
 /* Wake all who wait. */
 void wait_wake_all (struct wait_queue *queue);
