@@ -92,7 +92,7 @@ zero_part (struct qed_image *image, const struct extent *extent)
                                      extent->bytes);
 
   if (r < 0)
-    image_report (image, "zeroing a part of a cluster", extent->offset, r);
+    image_report (image, "zeroing a part of a cluster at file offset", extent->offset, r);
   return r;
 }
 

@@ -349,17 +349,16 @@ space_reclaim (struct space *space, size_t n)
 int
 space_wait (struct space *space, struct qed_request *request)
 {
-  int r;
+  int r = 0;
 
-  wait_add (&space->reclaimed, request);
   pthread_mutex_lock (&space->lock);
-  if (space->base + space->used.count < space->end || space->freed_n == 0)
-    r = 0;
-  else
+  if (space->freed_n > 0 &&
+      space->base + space->used.count == space->end) {
     r = space->gone > 0 ? QED_WAIT : -EAGAIN;
+    if (r == QED_WAIT)
+      wait_add (&space->reclaimed, request);
+  }
   pthread_mutex_unlock (&space->lock);
-  if (r != QED_WAIT)
-    wait_cancel (request);
   return r;
 }
 
