@@ -180,6 +180,12 @@ void qed_request_init (struct qed_request *request, enum qed_op op, void *buf,
  */
 int qed_request_run (struct qed_image *image, struct qed_request *request);
 
+/* Whether a request that waits does so for the image's write-back or header
+ * update, which takes as long as the disk does: a server that ends lets it
+ * end, so that what was asked is drained.  Other waits may be given up.
+ */
+bool qed_request_drains (const struct qed_request *request);
+
 /* Give up a request that waits.  After this wake is not called any more.
  * What it had done stays done.
  */

@@ -60,6 +60,12 @@ request_wait_job (struct qed_image *image, struct request_list *list,
   return QED_WAIT;
 }
 
+bool
+qed_request_drains (const struct qed_request *request)
+{
+  return request->phase != REQUEST_RUNS;
+}
+
 /* The result of the job that served the request: QED_WAIT if there's none
  * yet.
  */

@@ -317,7 +317,8 @@ sleep_slice (struct sleeper *sleeper)
 }
 
 /* Go on with a request that returned QED_WAIT, until it is complete, or given
- * up because the server quits or its client has gone.
+ * up because the server quits or its client has gone; but a flush under way is
+ * not given up.
  */
 static int
 run_waiting (struct qed_request *request, struct sleeper *sleeper)
@@ -327,7 +328,8 @@ run_waiting (struct qed_request *request, struct sleeper *sleeper)
   while (r == QED_WAIT) {
     if (sleep_slice (sleeper))
       r = qed_request_run (image, request);
-    else if (nbdkit_nanosleep (0, 1) == -1) {
+    else if (!qed_request_drains (request) &&
+             nbdkit_nanosleep (0, 1) == -1) {
       r = errno != 0 ? -errno : -ESHUTDOWN;
       qed_request_withdraw (image, request);
     }
