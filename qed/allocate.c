@@ -61,7 +61,7 @@ publish (struct qed_image *image, struct page *page, unsigned index,
 {
   uint64_t i;
 
-  if (run->used_before)
+  if (run->used_before || image->backing)
     atomic_store (&image->sync_data_first, true);
   for (i = 0; i < run->n; i += step)
     page_publish (&image->metadata, page, index + (unsigned) (i / step),
@@ -125,6 +125,24 @@ grow (struct qed_image *image, struct qed_request *request, uint64_t n)
   return r == 0 ? REQUEST_AGAIN : r;
 }
 
+void
+allocate_publish (struct qed_image *image, struct page *page, unsigned index,
+                  const struct space_run *run)
+{
+  publish (image, page, index, run, 1);
+}
+
+int
+allocate_reserve (struct qed_image *image, struct qed_request *request,
+                  uint64_t want, struct space_run *run)
+{
+  int r = space_reserve (&image->space, want, run);
+
+  if (r == -EBUSY)
+    return wait_for_space (image, request);
+  return r == -EAGAIN ? grow (image, request, want) : r;
+}
+
 /* ---- L2 tables ---- */
 
 /* Publish a table if its L1 entry is still empty; else give it back. */
@@ -171,8 +189,8 @@ new_table (struct qed_image *image, struct qed_request *request,
 }
 
 /* Make sure that there is an L2 table for 'at'. */
-static int
-need_table (struct qed_image *image, struct qed_request *request, uint64_t at)
+int
+allocate_table (struct qed_image *image, struct qed_request *request, uint64_t at)
 {
   uint64_t l1_index = image_l1_index (image, at), entry, table;
   unsigned index = l1_index % PAGE_ENTRIES;
@@ -262,7 +280,7 @@ allocate_in_gate (struct qed_image *image, struct qed_request *request,
   unsigned index = image_l2_index (image, at);
   struct space_run run;
   struct page *page;
-  int r = need_table (image, request, at);
+  int r = allocate_table (image, request, at);
 
   if (r != 0)
     return r;

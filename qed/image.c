@@ -48,6 +48,22 @@ qed_writable (const struct qed_image *image)
   return atomic_load (&image->refuse) == 0;
 }
 
+/* The image on top of the chain, whose loop serves all of them. */
+static struct qed_image *
+top (struct qed_image *image)
+{
+  while (image->overlay)
+    image = image->overlay;
+  return image;
+}
+
+/* The next image of the chain. */
+static struct qed_image *
+next_below (const struct qed_image *image)
+{
+  return image->backing ? backing_image (image->backing) : NULL;
+}
+
 /* ---- Refusing, failing, reporting ---- */
 
 void
@@ -120,6 +136,7 @@ image_report (struct qed_image *image, const char *what, uint64_t offset,
 void
 image_kick (struct qed_image *image)
 {
+  image = top (image);
   if (image->loop)
     loop_post (image->loop, &image->dispatch);
 }
@@ -238,6 +255,7 @@ image_close_wanted (struct qed_image *image)
 {
   bool wanted;
 
+  image = top (image);
   pthread_mutex_lock (&image->lock);
   wanted = image->want_close && !image->closed;
   pthread_mutex_unlock (&image->lock);
@@ -247,7 +265,20 @@ image_close_wanted (struct qed_image *image)
 static bool
 may_end (const struct qed_image *image)
 {
-  return image->scan == NULL && !reclaim_active (image);
+  if (reclaim_active (image))
+    return false;
+  for (; image; image = next_below (image))
+    if (image->scan)
+      return false;
+  return true;
+}
+
+static void
+start_scans (struct qed_image *image)
+{
+  for (; image; image = next_below (image))
+    if (atomic_load (&image->scan_state) == SCAN_NOT_STARTED)
+      scan_start (image);
 }
 
 /* A failed image takes no job any more; whoever waits for one is told. */
@@ -296,8 +327,7 @@ dispatch (struct loop_task *task)
 
   if (image->running || image->closed)
     return;
-  if (atomic_load (&image->scan_state) == SCAN_NOT_STARTED)
-    scan_start (image);
+  start_scans (image);
   if (atomic_load (&image->failed)) {
     dispatch_failed (image);
     return;
@@ -379,11 +409,6 @@ read_header (struct qed_image *image, uint64_t *length)
     return r;
   }
   format_geometry_init (&image->geometry, &image->header);
-  if (image->header.features & QED_F_BACKING_FILE) {
-    log_error (log, "%s: the image has a backing file, which is not supported:"
-               " flatten it first (qemu-img convert)", image->path);
-    return -ENOTSUP;
-  }
   return 0;
 }
 
@@ -455,6 +480,14 @@ read_first_l1_page (struct qed_image *image)
 }
 
 static int
+open_backing (struct qed_image *image)
+{
+  if (!(image->header.features & QED_F_BACKING_FILE))
+    return 0;
+  return backing_open (image, &image->backing);
+}
+
+static int
 init_parts (struct qed_image *image, uint64_t length)
 {
   int r = metadata_init (&image->metadata, image->storage,
@@ -480,6 +513,8 @@ static void
 init_synchronization (struct qed_image *image)
 {
   pthread_mutex_init (&image->lock, NULL);
+  pthread_mutex_init (&image->cow_lock, NULL);
+  wait_queue_init (&image->cow_done);
   pthread_cond_init (&image->closed_cond, NULL);
   wait_queue_init (&image->scanned);
   guard_init (&image->guards);
@@ -490,10 +525,10 @@ init_synchronization (struct qed_image *image)
   image->job.about = image->write_back.about = image->path;
 }
 
-/* The image lies on 'storage', which becomes the image's. */
 int
-image_open_storage (const struct qed_options *options,
-                    struct storage *storage, struct qed_image **result)
+image_open_backing (const struct qed_options *options,
+                    struct storage *storage, struct qed_image *overlay,
+                    struct qed_image **result)
 {
   struct qed_image *image = calloc (1, sizeof *image);
   uint64_t length;
@@ -506,9 +541,14 @@ image_open_storage (const struct qed_options *options,
   image->options = *options;
   image->options.path = image->path;
   image->storage = storage;
+  image->device = storage->device;
+  image->inode = storage->inode;
+  image->overlay = overlay;
   r = read_header (image, &length);
   if (r == 0)
     r = check_features (image);
+  if (r == 0)
+    r = open_backing (image);
   if (r == 0)
     r = clear_autoclear (image);
   if (r == 0)
@@ -526,11 +566,21 @@ image_open_storage (const struct qed_options *options,
  fail:
   if (r == -ENOMEM)
     log_error (&options->log, "%s: out of memory", options->path);
-  storage->ops->close (storage);
-  if (image)
+  if (image) {
+    backing_close (image->backing);
+    free (image->backing_directory);
     free (image->path);
+  }
+  storage->ops->close (storage);
   free (image);
   return r;
+}
+
+int
+image_open_storage (const struct qed_options *options,
+                    struct storage *storage, struct qed_image **image)
+{
+  return image_open_backing (options, storage, NULL, image);
 }
 
 int
@@ -563,6 +613,7 @@ free_loop (struct qed_image *image)
 int
 qed_start (struct qed_image *image)
 {
+  struct qed_image *below;
   int r = 0;
 
   image->loop = loop_create ();
@@ -582,6 +633,8 @@ qed_start (struct qed_image *image)
       free_loop (image);
     return r;
   }
+  for (below = next_below (image); below; below = next_below (below))
+    below->loop = image->loop;
   image_kick (image);
   return 0;
 }
@@ -608,17 +661,21 @@ qed_close (struct qed_image *image)
 {
   int r = 0;
 
-  if (image->loop) {
+  if (image->loop && image->overlay == NULL) {
     stop_loop (image);
     r = image->close_error;
   }
+  backing_close (image->backing);
   flush_destroy (image);
   space_destroy (&image->space);
   metadata_destroy (&image->metadata);
   wait_queue_destroy (&image->scanned);
+  wait_queue_destroy (&image->cow_done);
+  pthread_mutex_destroy (&image->cow_lock);
   pthread_cond_destroy (&image->closed_cond);
   pthread_mutex_destroy (&image->lock);
   image->storage->ops->close (image->storage);
+  free (image->backing_directory);
   free (image->path);
   free (image);
   return r;

@@ -29,6 +29,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backing.h"
 #include "format.h"
 #include "gate.h"
 #include "guard.h"
@@ -70,6 +71,17 @@ struct qed_image {
   struct qed_options options;
   char *path;                   /* for messages */
   struct storage *storage;
+  uint64_t device, inode;       /* of the file */
+  struct qed_image *overlay;    /* whose backing file this is, or NULL; it
+                                 * lends us its loop */
+  struct backing *backing;      /* or NULL */
+  char *backing_directory;      /* what options.backing_directory points at, if
+                                 * it is ours */
+
+  pthread_mutex_t cow_lock;     /* protects the list of claims */
+  struct cow *cows;
+  struct wait_queue cow_done;   /* who waits for the end of a claim */
+
   struct format_header header;
   struct format_geometry geometry;
   bool read_only;
@@ -135,6 +147,11 @@ struct qed_image {
  */
 int image_open_storage (const struct qed_options *options,
                         struct storage *storage, struct qed_image **image);
+
+/* The same for the backing file of 'overlay'. */
+int image_open_backing (const struct qed_options *options,
+                        struct storage *storage, struct qed_image *overlay,
+                        struct qed_image **image);
 
 /* Whether qed_close waits. */
 bool image_close_wanted (struct qed_image *image);
@@ -224,6 +241,15 @@ int request_lookup (struct qed_image *image, struct qed_request *request,
 int request_load (struct qed_image *image, struct qed_request *request,
                   uint64_t at);
 
+/* For overlays: as in backing.h. */
+int request_read (struct qed_image *image, struct qed_request *request,
+                  uint64_t at, uint64_t bytes, void *buf, uint64_t *done);
+int request_extent (struct qed_image *image, struct qed_request *request,
+                    uint64_t at, uint64_t bytes, enum qed_extent *kind,
+                    uint64_t *done);
+int request_prefetch (struct qed_image *image, struct qed_request *request,
+                      uint64_t at, uint64_t bytes, uint64_t *done);
+
 /* The table that an L1 entry names: *table 0 if there is none.  Returns
  * -EIO, and names the damage, if the entry is invalid.
  */
@@ -246,6 +272,17 @@ int request_wait_job (struct qed_image *image, struct request_list *list,
 int change_begin (struct qed_image *image, struct qed_request *request);
 void change_end (struct qed_image *image);
 
+/* Make sure that there is an L2 table for 'at'; hand out clusters; publish
+ * them in a locked page.  In the gate.  0, REQUEST_AGAIN, QED_WAIT or an
+ * error.
+ */
+int allocate_table (struct qed_image *image, struct qed_request *request,
+                    uint64_t at);
+int allocate_reserve (struct qed_image *image, struct qed_request *request,
+                      uint64_t want, struct space_run *run);
+void allocate_publish (struct qed_image *image, struct page *page,
+                       unsigned index, const struct space_run *run);
+
 /* Bring in a page that a change needs; REQUEST_AGAIN, QED_WAIT or an error. */
 int change_load (struct qed_image *image, struct qed_request *request,
                  uint64_t at);
@@ -257,14 +294,30 @@ int change_load (struct qed_image *image, struct qed_request *request,
 int allocate_extent (struct qed_image *image, struct qed_request *request,
                      uint64_t at, uint64_t bytes, struct extent *extent);
 
+/* ---- cow.c ---- */
+
+/* Write into an extent that is not allocated, over a backing file; 'data'
+ * NULL writes zeros.  The request must come back here, with the same range,
+ * while request->cow is set.  Returns 0 (*done bytes are written),
+ * REQUEST_AGAIN, QED_WAIT or an error.
+ */
+int cow_extent (struct qed_image *image, struct qed_request *request,
+                uint64_t at, const struct extent *extent, const void *data,
+                uint64_t *done);
+#define COW_LOST 3              /* within cow.c: another changed the entry */
+
+/* Give up a copy on write, if one is under way. */
+void cow_abort (struct qed_image *image, struct qed_request *request);
+
 /* ---- discard.c ---- */
 
-/* Make the first part of the guest's range read as zeros, freeing what can be
- * freed; *done says how many bytes.  With a guard held.  Returns 0,
+/* Trim or zero the first part of the guest's range; *done says how many
+ * bytes.  With a guard held.  Returns 0,
  * REQUEST_AGAIN, QED_WAIT or an error.
  */
 int discard_some (struct qed_image *image, struct qed_request *request,
-                  uint64_t at, uint64_t bytes, uint64_t *done);
+                  enum qed_op op, uint64_t at, uint64_t bytes,
+                  uint64_t *done);
 
 /* Where a guest address lies in the tables. */
 static inline uint64_t

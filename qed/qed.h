@@ -55,10 +55,20 @@ enum qed_discard_mode {
   QED_DISCARD_IGNORE,   /* a trim does nothing */
 };
 
+enum qed_backing_mode {
+  QED_BACKING_BESIDE,   /* files in the image's own directory */
+  QED_BACKING_ANY,
+  QED_BACKING_NONE,
+  QED_BACKING_BELOW,    /* files in backing_directory */
+};
+
 struct qed_options {
   const char *path;             /* the image file */
   bool read_only;               /* never change the file */
   bool lock;                    /* take QEMU's file locks */
+  enum qed_backing_mode backing;        /* which backing files are opened */
+  const char *backing_directory;        /* for QED_BACKING_BELOW: absolute,
+                                         * without symlinks */
   enum qed_check_mode check;
   enum qed_discard_mode discard;
   bool detect_zeroes;           /* whole clusters of zeros that are written
@@ -108,10 +118,10 @@ enum qed_op {
   QED_OP_READ,
   QED_OP_WRITE,
   QED_OP_FLUSH,
-  QED_OP_TRIM,                  /* the range reads as zeros afterwards, and
-                                 * its clusters are free; nothing happens with
-                                 * QED_DISCARD_IGNORE */
-  QED_OP_ZERO,                  /* the same, whatever 'discard' says */
+  QED_OP_TRIM,                  /* whole clusters are freed and read as zeros;
+                                 * nothing happens with QED_DISCARD_IGNORE */
+  QED_OP_ZERO,                  /* all of the range reads as zeros, and whole
+                                 * clusters are freed */
   QED_OP_CACHE,                 /* read ahead what the range needs */
   QED_OP_EXTENTS,               /* call 'extent' for each piece of the range */
 };
@@ -167,6 +177,7 @@ struct qed_request {
   int flush_error;              /* the result of the flush that served us */
   struct qed_waiter waiter;
   struct qed_request *flush_next;
+  struct cow *cow;              /* a copy on write under way */
   enum qed_extent kind;         /* of the extent that ends at 'done' */
   uint64_t kind_start;          /* and where it starts in the range */
 };

@@ -106,6 +106,7 @@ qed_request_withdraw (struct qed_image *image, struct qed_request *request)
   unlist (&image->served, request);
   request->phase = REQUEST_RUNS;
   pthread_mutex_unlock (&image->lock);
+  cow_abort (image, request);
 }
 
 /* ---- Lookup ---- */
@@ -319,10 +320,14 @@ request_lookup (struct qed_image *image, struct qed_request *request,
 /* ---- Read ---- */
 
 static int
-read_extent (struct qed_image *image, const struct extent *extent, void *buf)
+read_extent (struct qed_image *image, struct qed_request *request,
+             uint64_t at, struct extent *extent, void *buf)
 {
   int r;
 
+  if (extent->class == FORMAT_UNALLOCATED && image->backing)
+    return backing_read (image->backing, request, at, extent->bytes, buf,
+                         &extent->bytes);
   if (extent->class != FORMAT_ALLOCATED) {
     memset (buf, 0, extent->bytes);
     return 0;
@@ -334,19 +339,31 @@ read_extent (struct qed_image *image, const struct extent *extent, void *buf)
   return r;
 }
 
-static int
-read_some (struct qed_image *image, struct qed_request *request)
+int
+request_read (struct qed_image *image, struct qed_request *request,
+              uint64_t at, uint64_t bytes, void *buf, uint64_t *done)
 {
   unsigned guard = guard_enter (&image->guards);
   struct extent extent;
-  int r = request_lookup (image, request, request->offset + request->done,
-                          request->count - request->done, &extent);
+  int r = request_lookup (image, request, at, bytes, &extent);
 
   if (r == 0)
-    r = read_extent (image, &extent, (char *) request->buf + request->done);
+    r = read_extent (image, request, at, &extent, buf);
   guard_leave (&image->guards, guard);
+  *done = extent.bytes;
+  return r;
+}
+
+static int
+read_some (struct qed_image *image, struct qed_request *request)
+{
+  uint64_t done;
+  int r = request_read (image, request, request->offset + request->done,
+                        request->count - request->done,
+                        (char *) request->buf + request->done, &done);
+
   if (r == 0)
-    request->done += extent.bytes;
+    request->done += done;
   return r;
 }
 
@@ -372,13 +389,17 @@ static int
 write_range (struct qed_image *image, struct qed_request *request,
              uint64_t at, uint64_t bytes, uint64_t *done)
 {
+  const char *data = (char *) request->buf + request->done;
   struct extent extent;
   int r = request_lookup (image, request, at, bytes, &extent);
 
-  if (r == 0 && extent.class != FORMAT_ALLOCATED)
+  if (r == 0 && extent.class != FORMAT_ALLOCATED) {
+    if (image->backing)
+      return cow_extent (image, request, at, &extent, data, done);
     r = allocate_extent (image, request, at, extent.bytes, &extent);
+  }
   if (r == 0)
-    r = write_extent (image, &extent, (char *) request->buf + request->done);
+    r = write_extent (image, &extent, data);
   *done = extent.bytes;
   return r;
 }
@@ -400,7 +421,7 @@ write_or_zero (struct qed_image *image, struct qed_request *request,
   if (piece > bytes)
     piece = bytes;
   if (is_zero ((unsigned char *) request->buf + request->done, piece))
-    return discard_some (image, request, at, piece, done);
+    return discard_some (image, request, QED_OP_ZERO, at, piece, done);
   return write_range (image, request, at, piece, done);
 }
 
@@ -418,8 +439,11 @@ change_some (struct qed_image *image, struct qed_request *request)
   if (r != 0)
     return r;
   guard = guard_enter (&image->guards);
-  if (request->op != QED_OP_WRITE)
-    r = discard_some (image, request, at, bytes, &done);
+  if (request->cow)
+    r = cow_extent (image, request, at, NULL, request->op == QED_OP_WRITE
+                    ? (char *) request->buf + request->done : NULL, &done);
+  else if (request->op != QED_OP_WRITE)
+    r = discard_some (image, request, request->op, at, bytes, &done);
   else if (image->options.detect_zeroes)
     r = write_or_zero (image, request, at, bytes, &done);
   else
@@ -449,19 +473,35 @@ pass_extent (struct qed_request *request)
                           request->done - request->kind_start, request->kind);
 }
 
-static int
-extents_some (struct qed_image *image, struct qed_request *request)
+int
+request_extent (struct qed_image *image, struct qed_request *request,
+                uint64_t at, uint64_t bytes, enum qed_extent *kind,
+                uint64_t *done)
 {
   unsigned guard = guard_enter (&image->guards);
   struct extent extent;
-  int r = request_lookup (image, request, request->offset + request->done,
-                          request->count - request->done, &extent);
-  enum qed_extent kind;
+  int r = request_lookup (image, request, at, bytes, &extent);
 
+  if (r == 0 && extent.class == FORMAT_UNALLOCATED && image->backing)
+    r = backing_extent (image->backing, request, at, extent.bytes, kind,
+                        &extent.bytes);
+  else if (r == 0)
+    *kind = extent_kind (extent.class);
   guard_leave (&image->guards, guard);
+  *done = extent.bytes;
+  return r;
+}
+
+static int
+extents_some (struct qed_image *image, struct qed_request *request)
+{
+  enum qed_extent kind;
+  uint64_t done;
+  int r = request_extent (image, request, request->offset + request->done,
+                          request->count - request->done, &kind, &done);
+
   if (r != 0)
     return r;
-  kind = extent_kind (extent.class);
   if (kind != request->kind) {
     r = pass_extent (request);
     if (r == 0 && request->done > 0 && (request->flags & QED_REQ_ONE)) {
@@ -471,26 +511,40 @@ extents_some (struct qed_image *image, struct qed_request *request)
     request->kind = kind;
     request->kind_start = request->done;
   }
-  request->done += extent.bytes;
+  request->done += done;
   if (r == 0 && request->done == request->count)
     r = pass_extent (request);
+  return r;
+}
+
+int
+request_prefetch (struct qed_image *image, struct qed_request *request,
+                  uint64_t at, uint64_t bytes, uint64_t *done)
+{
+  unsigned guard = guard_enter (&image->guards);
+  struct extent extent;
+  int r = request_lookup (image, request, at, bytes, &extent);
+
+  if (r == 0 && extent.class == FORMAT_ALLOCATED)
+    image->storage->ops->prefetch (image->storage, extent.offset,
+                                   extent.bytes);
+  else if (r == 0 && extent.class == FORMAT_UNALLOCATED && image->backing)
+    r = backing_prefetch (image->backing, request, at, extent.bytes,
+                          &extent.bytes);
+  guard_leave (&image->guards, guard);
+  *done = extent.bytes;
   return r;
 }
 
 static int
 cache_some (struct qed_image *image, struct qed_request *request)
 {
-  unsigned guard = guard_enter (&image->guards);
-  struct extent extent;
-  int r = request_lookup (image, request, request->offset + request->done,
-                          request->count - request->done, &extent);
+  uint64_t done;
+  int r = request_prefetch (image, request, request->offset + request->done,
+                            request->count - request->done, &done);
 
-  if (r == 0 && extent.class == FORMAT_ALLOCATED)
-    image->storage->ops->prefetch (image->storage, extent.offset,
-                                   extent.bytes);
-  guard_leave (&image->guards, guard);
   if (r == 0)
-    request->done += extent.bytes;
+    request->done += done;
   return r;
 }
 
@@ -532,8 +586,8 @@ finish (struct qed_image *image, struct qed_request *request, bool flushed)
   return request_wait_job (image, &image->want_flush, request);
 }
 
-int
-qed_request_run (struct qed_image *image, struct qed_request *request)
+static int
+run_request (struct qed_image *image, struct qed_request *request)
 {
   bool served = request->phase != REQUEST_RUNS;
   int r = served ? job_result (image, request) : 0;
@@ -557,4 +611,14 @@ qed_request_run (struct qed_image *image, struct qed_request *request)
       return r;
   }
   return finish (image, request, false);
+}
+
+int
+qed_request_run (struct qed_image *image, struct qed_request *request)
+{
+  int r = run_request (image, request);
+
+  if (r < 0)
+    cow_abort (image, request);
+  return r;
 }

@@ -298,6 +298,19 @@ open_file (struct storage_file *file, const char *path,
   return 0;
 }
 
+/* Which file it is. */
+static int
+identify (struct storage_file *file)
+{
+  struct stat st;
+
+  if (fstat (file->fd, &st) == -1)
+    return -errno;
+  file->storage.device = st.st_dev;
+  file->storage.inode = st.st_ino;
+  return 0;
+}
+
 static int
 take_lock (struct storage_file *file, const char *path,
            const struct qed_log *log)
@@ -318,6 +331,25 @@ take_lock (struct storage_file *file, const char *path,
   return r;
 }
 
+/* The file is open: lock it, and make a storage of it. */
+static int
+finish_open (struct storage_file *file, const char *path, bool lock,
+             const struct qed_log *log, struct storage **storage)
+{
+  int r = identify (file);
+
+  if (r == 0 && lock)
+    r = take_lock (file, path, log);
+  if (r < 0) {
+    close (file->fd);
+    free (file);
+    return r;
+  }
+  file->storage.ops = &file_ops;
+  *storage = &file->storage;
+  return 0;
+}
+
 int
 storage_file_open (const char *path, bool read_only, bool lock,
                    const struct qed_log *log, struct storage **storage)
@@ -327,21 +359,35 @@ storage_file_open (const char *path, bool read_only, bool lock,
 
   if (file == NULL)
     return -ENOMEM;
-  file->storage.ops = &file_ops;
   file->storage.read_only = read_only;
   r = open_file (file, path, log);
-  if (r < 0)
-    goto fail;
-  if (lock)
-    r = take_lock (file, path, log);
   if (r < 0) {
-    close (file->fd);
-    goto fail;
+    free (file);
+    return r;
   }
-  *storage = &file->storage;
-  return 0;
+  return finish_open (file, path, lock, log, storage);
+}
 
- fail:
-  free (file);
-  return r;
+int
+storage_file_open_fd (int fd, const char *path, bool lock,
+                      const struct qed_log *log, struct storage **storage)
+{
+  struct storage_file *file = calloc (1, sizeof *file);
+  struct stat st;
+
+  if (file == NULL) {
+    close (fd);
+    return -ENOMEM;
+  }
+  if (fstat (fd, &st) == -1 ||
+      (!S_ISREG (st.st_mode) && !S_ISBLK (st.st_mode))) {
+    log_error (log, "%s: not a regular file or block device", path);
+    close (fd);
+    free (file);
+    return -EINVAL;
+  }
+  file->fd = fd;
+  file->storage.read_only = true;
+  file->block_device = S_ISBLK (st.st_mode);
+  return finish_open (file, path, lock, log, storage);
 }

@@ -70,6 +70,7 @@ struct storage_ops {
 /* The common part; drivers embed it. */
 struct storage {
   const struct storage_ops *ops;
+  uint64_t device, inode;       /* which file it is, as in stat; 0: no file */
   bool read_only;
   bool can_grow;        /* resize works, and growth reads as zeros: clusters
                          * beyond the end are fresh */
@@ -116,5 +117,12 @@ void storage_submit (struct loop *loop, struct storage *s,
  */
 int storage_file_open (const char *path, bool read_only, bool lock,
                        const struct qed_log *log, struct storage **storage);
+
+/* The same for a file that was opened for reading; 'fd' becomes the
+ * storage's, also on failure.  It must be a regular file or block device.
+ */
+int storage_file_open_fd (int fd, const char *path, bool lock,
+                          const struct qed_log *log,
+                          struct storage **storage);
 
 #endif /* QED_STORAGE_H */

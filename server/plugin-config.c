@@ -27,9 +27,14 @@
 struct plugin_config plugin_config;
 
 static char *absolute_path;     /* what options.path points at */
+static char *backing_directory; /* likewise */
 
 const char plugin_config_help[] =
   "[file=]<IMAGE>     (required) The QED image to serve.\n"
+  "backing=beside|any|none|<DIRECTORY>\n"
+  "                   Which backing files may be opened: those in the image's\n"
+  "                   own directory (default), any, none, or those in a\n"
+  "                   directory.\n"
   "check=auto|always|never\n"
   "                   At open: repair the image if it was not closed cleanly\n"
   "                   (default), always check it, or never; an image that\n"
@@ -55,6 +60,27 @@ parse_file (const char *value)
     return -1;
   plugin_config.options.path = absolute_path;
   plugin_config.name = strrchr (absolute_path, '/') + 1;
+  return 0;
+}
+
+static int
+parse_backing (const char *value)
+{
+  struct qed_options *options = &plugin_config.options;
+
+  if (strcmp (value, "beside") == 0)
+    options->backing = QED_BACKING_BESIDE;
+  else if (strcmp (value, "any") == 0)
+    options->backing = QED_BACKING_ANY;
+  else if (strcmp (value, "none") == 0)
+    options->backing = QED_BACKING_NONE;
+  else {
+    backing_directory = nbdkit_realpath (value);
+    if (backing_directory == NULL)
+      return -1;
+    options->backing = QED_BACKING_BELOW;
+    options->backing_directory = backing_directory;
+  }
   return 0;
 }
 
@@ -181,6 +207,7 @@ static struct parameter {
   const char *example;          /* for the message when the value is missing */
   bool seen;
 } parameters[] = {
+  { "backing", parse_backing, "beside", false },
   { "check", parse_check, "auto", false },
   { "clean-after", parse_clean_after, "5", false },
   { "detect-zeroes", parse_detect_zeroes, "off", false },
@@ -211,6 +238,7 @@ void
 plugin_config_unload (void)
 {
   free (absolute_path);
+  free (backing_directory);
 }
 
 int
