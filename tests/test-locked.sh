@@ -35,6 +35,7 @@ refused ()
 
   rm -f pid2
   timeout 30 "$nbdkit" -U sock2 -P pid2 "${@:2}" >out 2>err || r=$?
+  if [ $r -eq 0 ]; then sleep 1; fi
   if [ -s pid2 ]; then
     kill "$(cat pid2)"
     fail "nbdkit ${*:2}: it became a daemon"
@@ -116,6 +117,16 @@ serve qed disk.qed lock=off
 can_write
 stop_nbdkit pid
 
+# The process that was started may end before its daemon has written this.
+wait_pid ()
+{
+  for i in {1..200}; do
+    if [ -s pid ]; then return; fi
+    sleep 0.05
+  done
+  fail "there is no pid file"
+}
+
 # A daemon keeps the lock after the process that was started has gone.
 daemon=
 stop_daemon ()
@@ -130,6 +141,7 @@ stop_daemon ()
 for signal in -TERM -KILL; do
   rm -f sock pid
   "$nbdkit" -U sock -P pid qed disk.qed
+  wait_pid
   daemon=$(cat pid)
   cleanup_fn eval '[ -z "$daemon" ] || kill -9 $daemon'
   refused "nbdkit, process $daemon" qed disk.qed

@@ -32,6 +32,7 @@ refused ()
     rm -f pid
     timeout 30 $without "$nbdkit" $readonly -U sock -P pid qed "$2" \
             >out 2>err </dev/null || r=$?
+    if [ $r -eq 0 ]; then sleep 1; fi
     if [ -s pid ]; then
       kill "$(cat pid)"
       fail "$2 ($1): became a daemon"

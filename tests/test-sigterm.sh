@@ -76,6 +76,16 @@ content ()
 daemon=
 cleanup_fn eval '[ -z "$daemon" ] || kill -9 $daemon'
 
+# The process that was started may end before its daemon has written this.
+wait_pid ()
+{
+  for i in {1..200}; do
+    if [ -s pid ]; then return; fi
+    sleep 0.05
+  done
+  fail "there is no pid file"
+}
+
 # Idle, as a service in the foreground and as a daemon, for both signals.
 for mode in -f ""; do
   for signal in -TERM -INT; do
@@ -85,14 +95,11 @@ for mode in -f ""; do
     if [ -n "$mode" ]; then
       "$nbdkit" -f -P pid -U sock qed disk.qed clean-after=0 2>log &
       job=$!
-      for i in {1..200}; do
-        if [ -s pid ]; then break; fi
-        sleep 0.05
-      done
     else
       "$nbdkit" -P pid -U sock qed disk.qed clean-after=0
       job=
     fi
+    wait_pid
     daemon=$(cat pid)
     client -c 'write -P 1 5000 100000' -c 'write -P 2 200M 65536'
     need_check || fail "NEED_CHECK is not set while it is served"
