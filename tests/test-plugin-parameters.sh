@@ -21,7 +21,8 @@ refused ()
 {
   local r=0
 
-  timeout 30 "$nbdkit" -U - qed "${@:2}" --run 'echo served' >out 2>err ||
+  # Not "-U -": an nbdkit that fails leaves that socket's directory behind.
+  timeout 30 "$nbdkit" -U sock qed "${@:2}" --run 'echo served' >out 2>err ||
     r=$?
   if [ $r -eq 0 ] || [ $r -ge 124 ] || [ -s out ] ||
        [ "$(wc -l <err)" -ne 1 ] || ! grep -q -- "$1" err; then

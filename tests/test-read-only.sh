@@ -73,7 +73,8 @@ as_reader ()
 # as_writer ARGUMENT...
 as_writer ()
 {
-  if timeout 30 "$nbdkit" -U - --run true "$@" >out 2>&1; then
+  # Not "-U -": an nbdkit that fails leaves that socket's directory behind.
+  if timeout 30 "$nbdkit" -U sock2 --run true "$@" >out 2>&1; then
     fail "taken for read-only: nbdkit $*"
   fi
   grep -q 'in use by' out || { cat out; fail "refused, but not for the lock"; }
