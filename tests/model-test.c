@@ -234,9 +234,24 @@ reap (struct slot *slot)
   update_horizon ();
 }
 
-/* Wait until something was answered, and take note of it. */
+/* Connections may die, and requests be answered, while one is sent. */
+static bool
+have_answers (void)
+{
+  bool r = false;
+
+  for (uint64_t i = 0; i < options.connections; i++)
+    if (nbd_aio_is_dead (connections[i].h)
+        || nbd_aio_is_closed (connections[i].h))
+      connections[i].dead = server_gone = true;
+  for (uint64_t i = 0; i < n_slots; i++)
+    r |= slots[i].op != NULL
+      && (slots[i].answered || slots[i].connection->dead);
+  return r;
+}
+
 static void
-wait_for_answers (void)
+poll_connections (void)
 {
   struct pollfd fds[64];
   nfds_t n = options.connections;
@@ -255,18 +270,19 @@ wait_for_answers (void)
              " seconds\n", options.seed);
     exit (1);
   }
-  for (nfds_t i = 0; i < n; i++) {
-    struct nbd_handle *h = connections[i].h;
-
-    if (connections[i].dead)
-      continue;
+  for (nfds_t i = 0; i < n; i++)
     if (fds[i].revents & (POLLIN | POLLHUP | POLLERR))
-      nbd_aio_notify_read (h);
+      nbd_aio_notify_read (connections[i].h);
     else if (fds[i].revents & POLLOUT)
-      nbd_aio_notify_write (h);
-    if (nbd_aio_is_dead (h) || nbd_aio_is_closed (h))
-      connections[i].dead = server_gone = true;
-  }
+      nbd_aio_notify_write (connections[i].h);
+}
+
+/* Wait until something was answered, and take note of it. */
+static void
+wait_for_answers (void)
+{
+  while (!have_answers ())
+    poll_connections ();
   for (uint64_t i = 0; i < n_slots; i++)
     if (slots[i].op != NULL
         && (slots[i].answered || slots[i].connection->dead)) {

@@ -33,7 +33,7 @@ kill_round ()
     worker=$!
     sleep "$2"
     serve_kill
-    wait "$worker" || fail "the client found wrong data before the kill"
+    wait "$worker" || fail "the client did not get on until the kill"
     cat "$tmpdir/model.out"
     grep -q "the server was gone" "$tmpdir/model.out" ||
         fail "the work was over before the kill"
