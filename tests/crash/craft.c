@@ -14,12 +14,12 @@ const char *const geometry_names[GEOMETRIES] = { "4K/1", "4K/2", "64K/1",
 
 static const struct {
   uint64_t cluster_size, table_size;
-  unsigned tables_max;          /* that the image needs */
+  unsigned few, many;           /* tables that the image needs, at most */
 } geometries[GEOMETRIES] = {
-  { 4096, 1, 40 },
-  { 4096, 2, 12 },
-  { 65536, 1, 6 },
-  { 1048576, 1, 3 },
+  { 4096, 1, 6, 512 },
+  { 4096, 2, 4, 1024 },
+  { 65536, 1, 4, 2000 },
+  { 1048576, 1, 3, 2000 },
 };
 
 /* ---- The shape ---- */
@@ -38,6 +38,8 @@ draw_window (struct shape *shape, struct window *window, uint64_t table,
     first = table * per_table - 1;      /* across two tables */
   else if (random_one_in (random, 4) && clusters > n)
     first = clusters - n;
+  if (shape->one_set)           /* 512 entries a page, 4 sets */
+    first -= first / 512 % 4 * 512;
   if (first >= clusters)
     first = clusters - 1;
   window->sector = first * (shape->cluster_size / SECTOR);
@@ -50,10 +52,14 @@ draw_window (struct shape *shape, struct window *window, uint64_t table,
 void
 craft_shape (struct shape *shape, unsigned geometry, struct random *random)
 {
-  uint64_t tables = random_between (random, 1,
-                                    geometries[geometry].tables_max);
+  uint64_t tables;
   unsigned i;
 
+  shape->scattered = random_one_in (random, 3);
+  shape->one_set = shape->scattered && random_one_in (random, 2);
+  tables = shape->scattered || random_one_in (random, 2)
+    ? random_between (random, 1, geometries[geometry].many)
+    : random_between (random, 1, geometries[geometry].few);
   shape->cluster_size = geometries[geometry].cluster_size;
   shape->table_size = geometries[geometry].table_size;
   shape->image_size = tables * (shape->table_size * shape->cluster_size / 8) *
@@ -61,11 +67,10 @@ craft_shape (struct shape *shape, unsigned geometry, struct random *random)
   if (random_one_in (random, 2))        /* a last cluster that isn't whole */
     shape->image_size -= random_below (random, 3 * shape->cluster_size /
                                        SECTOR) * SECTOR;
-  shape->window_count = (unsigned) random_between (random, 2, 6);
-  if (tables > 10 && random_one_in (random, 2))
-    shape->window_count = WINDOWS_MAX;  /* more pages than the cache has */
+  shape->window_count = shape->scattered ? WINDOWS_MAX
+    : (unsigned) random_between (random, 2, 6);
   for (i = 0; i < shape->window_count; i++)
-    draw_window (shape, &shape->windows[i], shape->window_count == WINDOWS_MAX
+    draw_window (shape, &shape->windows[i], shape->scattered
                  ? i * tables / WINDOWS_MAX : random_below (random, tables),
                  random);
 }

@@ -26,6 +26,9 @@ struct shape {
   uint64_t cluster_size, table_size, image_size;
   struct window windows[WINDOWS_MAX];
   unsigned window_count;
+  bool scattered;               /* over more table pages than a small cache
+                                 * holds */
+  bool one_set;                 /* and they meet in one set of it */
 };
 
 #define GEOMETRIES 4u

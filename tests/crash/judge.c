@@ -233,11 +233,13 @@ reader_fiber (void *arg)
   struct storage *storage = sim_storage_open (reader->disk, reader->random);
   int r;
 
-  storage->read_only = true;
-  storage->can_grow = false;
+  /* A marked image becomes read-only by itself. */
+  if (!(reader->walk->features & WALK_NEED_CHECK)) {
+    storage->read_only = true;
+    storage->can_grow = false;
+  }
   qed_options_init (&options);
   options.path = "reopened.qed";
-  options.read_only = true;
   options.metadata_cache = QED_METADATA_CACHE_MIN;
   r = image_open_storage (&options, storage, &reader->image);
   if (r == 0)

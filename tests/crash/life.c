@@ -180,7 +180,8 @@ open_image (struct qed_image **image, struct random *random)
   qed_options_init (&options);
   options.path = "image.qed";
   options.clean_after = (unsigned) random_below (random, 8);
-  options.metadata_cache = caches[random_below (random, 4)];
+  options.metadata_cache = caches[life.shape.one_set ? 2 : random_below
+                                  (random, life.shape.scattered ? 3 : 4)];
   options.log.fn = engine_says;
   options.log.trace = sim_tracing;
   sim_trace ("open: cache %" PRIu64 ", clean-after %u", options.metadata_cache,

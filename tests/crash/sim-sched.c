@@ -65,6 +65,7 @@ static struct {
   uint64_t ticks;
   uint64_t yields;
   double now;
+  uint64_t pace;                /* an event takes so many us, at most */
   const void *locks[LOCKS_MAX];
   unsigned locks_held;
 } sched;
@@ -239,9 +240,8 @@ start_fiber (void)
   abort ();                     /* no one comes back */
 }
 
-struct fiber *
-fiber_spawn (const char *name, enum fiber_kind kind, void (*run) (void *arg),
-             void *arg)
+static struct fiber *
+free_fiber (void)
 {
   struct fiber *fiber = sched.fibers;
 
@@ -255,6 +255,15 @@ fiber_spawn (const char *name, enum fiber_kind kind, void (*run) (void *arg),
     if (fiber->stack == MAP_FAILED)
       abort ();
   }
+  return fiber;
+}
+
+struct fiber *
+fiber_spawn (const char *name, enum fiber_kind kind, void (*run) (void *arg),
+             void *arg)
+{
+  struct fiber *const fiber = free_fiber ();
+
   snprintf (fiber->name, sizeof fiber->name, "%s", name);
   fiber->kind = kind;
   fiber->state = FIBER_READY;
@@ -295,8 +304,11 @@ sim_reset (void)
 void
 sim_run (const struct random *random, void (*run) (void *arg), void *arg)
 {
+  static const uint64_t paces[] = { 1000, 1000, 10000, 100000 };
+
   assert (sched.self == NULL);
   sched.random = *random;
+  sched.pace = paces[random_below (&sched.random, 4)];
   sched.yields = 0;
   sched.main_bottom = NULL;
   fiber_spawn ("owner", FIBER_CALLER, run, arg);
@@ -310,7 +322,7 @@ static void
 advance (void)
 {
   sched.ticks++;
-  sched.now += (double) random_below (&sched.random, 2000) / 1e6;
+  sched.now += (double) random_below (&sched.random, sched.pace) / 1e6;
   if (random_one_in (&sched.random, 1000)) {
     sched.now += (double) random_below (&sched.random, 3000) / 1e3;
     sched.self->weight = draw_weight ();
@@ -391,11 +403,23 @@ sim_skips (const char *job, const char *step)
 
 /* ---- Locks: what the engine is given in place of the real ones ---- */
 
+/* Others may come first where a thread without locks takes one, and where it
+ * has let the last one go.
+ */
+static void
+may_yield (const char *where)
+{
+  if (sched.self && sched.locks_held == 0 &&
+      random_one_in (&sched.random, 3))
+    sim_yield (where);
+}
+
 int
 sim_mutex_lock (pthread_mutex_t *mutex)
 {
   unsigned i;
 
+  may_yield ("lock");
   for (i = 0; i < sched.locks_held; i++)
     if (sched.locks[i] == mutex)
       sim_violation ("deadlock: a lock is taken twice");
@@ -414,13 +438,15 @@ sim_mutex_unlock (pthread_mutex_t *mutex)
   if (i == 0)
     sim_violation ("a lock is let go that is not held");
   sched.locks[i - 1] = sched.locks[--sched.locks_held];
+  may_yield ("unlock");
   return 0;
 }
 
 int
 sim_cond_wait (pthread_cond_t *restrict cond, pthread_mutex_t *restrict mutex)
 {
-  sim_mutex_unlock (mutex);
+  assert (sched.locks_held == 1 && sched.locks[0] == mutex);
+  sched.locks_held = 0;         /* at once with the wait */
   fiber_wait (cond, FOREVER);
   return sim_mutex_lock (mutex);
 }

@@ -72,7 +72,8 @@ draw_range (struct caller *caller)
   const struct shape *shape = caller->workload->shape;
   struct random *random = &caller->random;
   uint64_t per_cluster = shape->cluster_size / SECTOR, at, n;
-  const struct window *w = &shape->windows[random_one_in (random, 2) ? 0
+  bool first = !caller->workload->scattered && random_one_in (random, 2);
+  const struct window *w = &shape->windows[first ? 0
     : random_below (random, shape->window_count)];
 
   at = random_below (random, w->count);
@@ -227,7 +228,7 @@ caller_fiber (void *arg)
 void
 workload_run (struct workload *workload)
 {
-  static const unsigned char rates[] = { 3, 6, 12, 40 };
+  static const unsigned char rates[] = { 3, 6, 12, 100 };
   unsigned n = (unsigned) random_between (workload->random, 2, 4), i;
   struct caller callers[4];
   char name[16];
@@ -236,6 +237,11 @@ workload_run (struct workload *workload)
   workload->idle = rates[random_below (workload->random, 4)] * 2;
   workload->read = rates[random_below (workload->random, 4)];
   workload->fua = rates[random_below (workload->random, 4)];
+  workload->scattered = workload->shape->scattered ||
+    random_one_in (workload->random, 2);
+  if (workload->shape->one_set || (workload->shape->scattered &&
+                                   random_one_in (workload->random, 2)))
+    workload->flush = workload->fua = workload->idle = 200;
   workload->callers = n;
   for (i = 0; i < n; i++) {
     callers[i].workload = workload;

@@ -21,6 +21,8 @@ struct workload {
   unsigned callers;             /* that have not ended */
   /* One in so many requests is ... */
   unsigned flush, read, idle, fua;
+  bool scattered;               /* all windows alike; else half of it goes to
+                                 * the first */
 };
 
 /* Start the callers, wait until all have ended.  On a fiber. */
