@@ -93,11 +93,20 @@ pending_finish (struct qed_image *image, struct pending *pending)
   return r;
 }
 
-/* A sanitizer sees a wake that comes after this. */
+static void
+woken_too_late (struct qed_request *request)
+{
+  (void) request;
+  fprintf (stderr, "a request was woken that had been withdrawn\n");
+  abort ();
+}
+
+/* Without a sanitizer the memory mostly stays as it is for a while. */
 void
 pending_withdraw (struct qed_image *image, struct pending *pending)
 {
   qed_request_withdraw (image, &pending->request);
+  pending->request.wake = woken_too_late;
   pthread_mutex_destroy (&pending->lock);
   pthread_cond_destroy (&pending->cond);
   free (pending);

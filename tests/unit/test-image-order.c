@@ -182,6 +182,68 @@ test_many_tables (void **state)
   assert_int_equal (close_image (), 0);
 }
 
+/* ---- Two who want the same place ---- */
+
+static int write_in_thread_result;
+
+static void *
+write_in_thread (void *arg)
+{
+  write_in_thread_result = write_byte (*(uint64_t *) arg, 1, 0);
+  return NULL;
+}
+
+/* While one zeroes the cluster 'at' for its write at guest offset 0, another
+ * writes at 'offset' and is done first.  Both are there afterwards, what one
+ * had reserved in vain is free, and nothing of the rubbish is seen.
+ */
+static void
+race (uint64_t at, uint64_t offset, uint64_t length)
+{
+  unsigned char rubbish[16 * CLUSTER];
+  uint64_t zero = 0;
+  pthread_t thread;
+
+  memset (rubbish, 0xee, sizeof rubbish);
+  fake->length = AT_END + sizeof rubbish;
+  fake_poke (fake, rubbish, sizeof rubbish, AT_END);
+  start_image ();
+  fake_rule_add (fake, FAKE_ZERO, at, at + CLUSTER, 0, 1);
+  assert_int_equal (pthread_create (&thread, NULL, write_in_thread, &zero),
+                    0);
+  fake_wait_held (fake, 1);
+  assert_int_equal (write_byte (offset, 2, 0), 0);
+  fake_let_go (fake);
+  pthread_join (thread, NULL);
+  assert_int_equal (write_in_thread_result, 0);
+  expect_byte (0, 1);
+  expect_byte (offset, 2);
+  expect_byte (1024, 0);
+  assert_int_equal (write_byte (2 * CLUSTER, 3, 0), 0);
+  assert_int_equal (close_image (), 0);
+  assert_true (fake->length == length);
+  start_image ();
+  assert_true (qed_writable (image));
+  expect_byte (0, 1);
+  expect_byte (offset, 2);
+  expect_byte (2 * CLUSTER, 3);
+  assert_int_equal (close_image (), 0);
+}
+
+static void
+test_race_for_table (void **state)
+{
+  (void) state;
+  race (TABLE, CLUSTER, AT_END + 4 * CLUSTER);
+}
+
+static void
+test_race_for_cluster (void **state)
+{
+  (void) state;
+  race (FIRST, 512, AT_END + 3 * CLUSTER);
+}
+
 /* ---- The header ---- */
 
 /* Unknown autoclear bits go, durably, before anything else. */
@@ -264,6 +326,8 @@ main (void)
     FAKE_IMAGE_TEST (test_clean_stays_clean),
     FAKE_IMAGE_TEST (test_flush_together),
     FAKE_IMAGE_TEST (test_many_tables),
+    FAKE_IMAGE_TEST (test_race_for_table),
+    FAKE_IMAGE_TEST (test_race_for_cluster),
     FAKE_IMAGE_TEST (test_autoclear),
     FAKE_IMAGE_TEST (test_need_check),
     FAKE_IMAGE_TEST (test_refused),

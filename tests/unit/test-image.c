@@ -337,14 +337,12 @@ write_third (void *arg)
 }
 
 static void
-test_same_cluster (void **state)
+same_cluster (void)
 {
   unsigned char buf[8192];
   uint64_t cluster;
   unsigned i;
 
-  (void) state;
-  create_image ();
   open_image (0);
   steps = 2000;
   run_threads (write_third, 1);
@@ -356,6 +354,32 @@ test_same_cluster (void **state)
   }
   assert_int_equal (qed_close (image), 0);
   check_file ();
+}
+
+static void
+test_same_cluster (void **state)
+{
+  (void) state;
+  create_image ();
+  same_cluster ();
+}
+
+/* In clusters that hold somebody's data: none of it is ever seen. */
+static void
+test_same_cluster_used_before (void **state)
+{
+  unsigned char rubbish[4096];
+  int fd, i;
+
+  (void) state;
+  create_image ();
+  memset (rubbish, 0xee, sizeof rubbish);
+  fd = open (path, O_WRONLY | O_APPEND);
+  assert_true (fd >= 0);
+  for (i = 0; i < 3000; i++)
+    assert_int_equal (write (fd, rubbish, sizeof rubbish), sizeof rubbish);
+  close (fd);
+  same_cluster ();
 }
 
 static void
@@ -410,6 +434,7 @@ main (void)
     TEST (test_no_change),
     TEST (test_range),
     TEST (test_same_cluster),
+    TEST (test_same_cluster_used_before),
     TEST (test_random),
   };
 
