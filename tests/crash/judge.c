@@ -82,6 +82,19 @@ judge_unmarked (const struct disk *disk, const struct walk *walk,
                    verdict->what);
 }
 
+/* What is others' stays; unknown autoclear bits go before NEED_CHECK comes. */
+static void
+judge_header (const struct walk *walk, const struct verdict *verdict)
+{
+  if (!walk_same_header (walk, verdict->reference))
+    sim_violation ("%s: bytes of the header were changed that aren't ours",
+                   verdict->what);
+  if (walk->features & WALK_NEED_CHECK && walk->autoclear_features != 0)
+    sim_violation ("%s: NEED_CHECK is set, and the autoclear features are "
+                   "still 0x%" PRIx64, verdict->what,
+                   walk->autoclear_features);
+}
+
 void
 judge_state (const struct disk *disk, const struct walk *walk,
              const struct promise *promise, const struct verdict *verdict)
@@ -94,6 +107,7 @@ judge_state (const struct disk *disk, const struct walk *walk,
                    marked ? "set" : "clear");
   if (verdict->clean && marked)
     sim_violation ("%s: NEED_CHECK is set", verdict->what);
+  judge_header (walk, verdict);
   if (!marked)
     judge_unmarked (disk, walk, verdict);
   if (walk->table_past_end)     /* O4 */

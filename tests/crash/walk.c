@@ -180,9 +180,11 @@ find_shared (struct walk *walk)
 static void
 read_header (struct walk *walk, const unsigned char *header)
 {
+  memcpy (walk->header, header, SECTOR);
   walk->cluster_size = get (header + 4, 4);
   walk->table_bytes = get (header + 8, 4) * walk->cluster_size;
   walk->features = get (header + 16, 8);
+  walk->autoclear_features = get (header + 32, 8);
   walk->l1_offset = get (header + 40, 8);
   walk->image_size = get (header + 48, 8);
   use (walk, 0, get (header + 12, 4) * walk->cluster_size, "the header", 0);
@@ -194,7 +196,8 @@ walk_image (const struct disk *disk, struct walk *walk)
   const unsigned char *header = disk_sector (disk, 0);
 
   memset (walk, 0, sizeof *walk);
-  if (header == NULL || get (header, 4) != 0x444551) {
+  if (header == NULL || get (header, 4) != 0x444551 ||
+      get (header + 4, 4) == 0) {
     problem (walk, "the header is gone");
     return;
   }
@@ -213,6 +216,18 @@ walk_destroy (struct walk *walk)
   free (walk->entries);
   free (walk->debris);
   free (walk->uses);
+}
+
+bool
+walk_same_header (const struct walk *a, const struct walk *b)
+{
+  unsigned i;
+
+  for (i = 0; i < SECTOR; i++)
+    if (a->header[i] != b->header[i] && (i < 16 || i >= 24) &&
+        (i < 32 || i >= 40))
+      return false;
+  return true;
 }
 
 bool

@@ -29,7 +29,9 @@ struct walk_use {
 };
 
 struct walk {
-  uint64_t cluster_size, table_bytes, l1_offset, image_size, features;
+  unsigned char header[SECTOR]; /* the first sector */
+  uint64_t cluster_size, table_bytes, l1_offset, image_size;
+  uint64_t features, autoclear_features;
   struct walk_entry *entries;
   size_t entry_count;
   uint64_t *debris;             /* where entries past the end lie */
@@ -45,6 +47,9 @@ struct walk {
 
 void walk_image (const struct disk *disk, struct walk *walk);
 void walk_destroy (struct walk *walk);
+
+/* Whether two headers agree in all but the fields that a server changes. */
+bool walk_same_header (const struct walk *a, const struct walk *b);
 
 bool walk_is_used (const struct walk *walk, uint64_t cluster);
 

@@ -229,6 +229,7 @@ void
 workload_run (struct workload *workload)
 {
   static const unsigned char rates[] = { 3, 6, 12, 100 };
+  bool brief = random_one_in (workload->random, 8);  /* closed while it opens */
   unsigned n = (unsigned) random_between (workload->random, 2, 4), i;
   struct caller callers[4];
   char name[16];
@@ -246,7 +247,9 @@ workload_run (struct workload *workload)
   for (i = 0; i < n; i++) {
     callers[i].workload = workload;
     callers[i].random = random_fork (workload->random);
-    callers[i].left = (unsigned) random_between (workload->random, 20, 60);
+    callers[i].left = (unsigned) random_between (workload->random,
+                                                 brief ? 0 : 20,
+                                                 brief ? 2 : 60);
     snprintf (name, sizeof name, "caller%u", i);
     fiber_spawn (name, FIBER_CALLER, caller_fiber, &callers[i]);
   }
