@@ -41,7 +41,7 @@ client ()
 }
 
 make_image "$image" 65536 4 1G
-serve "$image" clean-after=2
+serve "$image" clean-after=3
 need_check "$image" && fail "NEED_CHECK is set before any change"
 client -c "read -P 0 0 1M"
 need_check "$image" && fail "a read set NEED_CHECK"
@@ -53,7 +53,7 @@ need_check "$image" || fail "NEED_CHECK is not set after an allocating write"
 # Idle: clean, and nothing behind the end of use.
 sleep 1
 need_check "$image" || fail "NEED_CHECK was cleared before the time"
-wait_clean 8 || fail "NEED_CHECK was not cleared after clean-after="
+wait_clean 20 || fail "NEED_CHECK was not cleared after clean-after="
 cp "$image" "$tmpdir/copy.qed"
 qemu_check "$tmpdir/copy.qed"
 # Header, L1, one L2 table, one cluster.
@@ -70,7 +70,7 @@ need_check "$image" && fail "an in-place write set NEED_CHECK"
 # The next change starts it all again.
 client -t unsafe -c "write -P 3 500M 300000"
 need_check "$image" || fail "NEED_CHECK is not set again"
-wait_clean 8 || fail "NEED_CHECK was not cleared for the second time"
+wait_clean 20 || fail "NEED_CHECK was not cleared for the second time"
 cp "$image" "$tmpdir/copy.qed"
 qemu_check "$tmpdir/copy.qed"
 

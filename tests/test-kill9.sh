@@ -18,7 +18,7 @@ requires nbdkit file --version
 image=$tmpdir/disk.qed
 model=$tmpdir/model
 
-# Kill the server SECONDS after the work began: kill_round SEED SECONDS
+# Kill the server SECONDS after the first change: kill_round SEED SECONDS
 kill_round ()
 {
     local seed=$1 worker
@@ -31,6 +31,10 @@ kill_round ()
         --max-count 1M --cluster-size "$cluster" --table-size "$table" \
         --save "$model" "$uri" > "$tmpdir/model.out" &
     worker=$!
+    for i in {1..300}; do
+        need_check "$image" && break
+        sleep 0.1
+    done
     sleep "$2"
     serve_kill
     wait "$worker" || fail "the client did not get on until the kill"
