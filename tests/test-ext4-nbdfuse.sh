@@ -81,7 +81,8 @@ serve "$image"
 attach
 e2fsck -fn "$loop" || fail "e2fsck finds errors after a restart"
 mount -t ext4 "$loop" "$tmpdir/mnt"
-diff -r "$tmpdir/files" "$tmpdir/mnt/first" || fail "files differ after a restart"
+diff -r "$tmpdir/files" "$tmpdir/mnt/first" ||
+    fail "files differ after a restart"
 cp -a "$tmpdir/files" "$tmpdir/mnt/second"
 rm -r "$tmpdir/mnt/first"
 umount "$tmpdir/mnt"
@@ -93,5 +94,6 @@ qemu_check "$image"
 qemu-img convert -f qed -O raw "$image" "$tmpdir/disk.raw"
 e2fsck -fn "$tmpdir/disk.raw" || fail "e2fsck finds errors in QEMU's view"
 mount -t ext4 -o ro,loop,noload "$tmpdir/disk.raw" "$tmpdir/mnt"
-diff -r "$tmpdir/files" "$tmpdir/mnt/second" || fail "files differ in QEMU's view"
+diff -r "$tmpdir/files" "$tmpdir/mnt/second" ||
+    fail "files differ in QEMU's view"
 umount "$tmpdir/mnt"

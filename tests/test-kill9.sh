@@ -60,7 +60,8 @@ qemu_repair ()
 {
     qemu_opens "$cluster" "$table" || return 0
     cp "$image" "$tmpdir/copy.qed"
-    qemu-img check -f qed -r all "$tmpdir/copy.qed" > "$tmpdir/repair.out" 2>&1 || :
+    qemu-img check -f qed -r all "$tmpdir/copy.qed" \
+        > "$tmpdir/repair.out" 2>&1 || :
     # QEMU has no repair of leaks, and an unflushed end leaves some.
     qemu-img check -f qed --output=json "$tmpdir/copy.qed" \
         > "$tmpdir/check.json" || :
@@ -71,8 +72,8 @@ qemu_repair ()
     }
     need_check "$tmpdir/copy.qed" && fail "QEMU could not repair the image"
     qemu-img convert -f qed -O raw "$tmpdir/copy.qed" "$tmpdir/copy.raw"
-    nbdkit -U - file "$tmpdir/copy.raw" --run "'$abs_top_builddir/tests/model-test' \
-        --load '$model' --verify-only --crash \"\$uri\"" ||
+    nbdkit -U - file "$tmpdir/copy.raw" --run "
+        '$abs_top_builddir/tests/model-test' --load '$model' --verify-only --crash \"\$uri\"" ||
         fail "what was flushed is lost in the image that QEMU repaired"
     rm -f "$tmpdir/copy.qed" "$tmpdir/copy.raw"
 }
@@ -95,7 +96,8 @@ serve_kill
 need_check "$tmpdir/one.qed" || fail "NEED_CHECK is not set after one write"
 serve "$tmpdir/one.qed"
 qemu-io -r -f raw -c "read -P 0x5a 3000000 5000" -c "read -P 0 2900000 100000" \
-    "$uri" > "$tmpdir/out" || { cat "$tmpdir/out" >&2; fail "one write was lost"; }
+    "$uri" > "$tmpdir/out" ||
+    { cat "$tmpdir/out" >&2; fail "one write was lost"; }
 serve_stop
 
 # A reader leaves no trace.

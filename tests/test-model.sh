@@ -73,7 +73,8 @@ geometry 4096 2 $((33 * 1024 * 1024 + 512)) 1000
 geometry 65536 4 $((4 * 1024 * 1024 * 1024 + 66048)) 600
 geometry 65536 4 $((200 * 1024 * 1024 + 512)) 600
 geometry 1048576 1 $((258 * 1024 * 1024 * 1024 + 512)) 300
-[ "$qed_server" = qemu ] || geometry 2097152 16 $((8 * 1024 * 1024 * 1024 * 1024 + 4096512)) 200
+[ "$qed_server" = qemu ] ||
+    geometry 2097152 16 $((8 * 1024 * 1024 * 1024 * 1024 + 4096512)) 200
 
 # Tables that exceed the metadata cache: each page of one covers 2 MiB, the
 # cache holds 64.

@@ -73,5 +73,5 @@ for kind in data table short-table; do
     serve_stop
     cmp "$image" "$tmpdir/before.qed" || fail "$kind: the file was changed"
     grep -qi "past\|beyond\|end of the file" "$tmpdir/log" ||
-        { cat "$tmpdir/log" >&2; fail "$kind: the log doesn't say what is wrong"; }
+        { cat "$tmpdir/log" >&2; fail "$kind: the log doesn't say it"; }
 done
