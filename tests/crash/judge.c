@@ -82,10 +82,15 @@ judge_unmarked (const struct disk *disk, const struct walk *walk,
                    verdict->what);
 }
 
-/* What is others' stays; unknown autoclear bits go before NEED_CHECK comes. */
+/* What is others' stays; unknown autoclear bits go before anything else is
+ * written.
+ */
 static void
-judge_header (const struct walk *walk, const struct verdict *verdict)
+judge_header (const struct disk *disk, const struct walk *walk,
+              const struct promise *promise, const struct verdict *verdict)
 {
+  const struct sector_record *record = promise->records;
+
   if (!walk_same_header (walk, verdict->reference))
     sim_violation ("%s: bytes of the header were changed that aren't ours",
                    verdict->what);
@@ -93,6 +98,13 @@ judge_header (const struct walk *walk, const struct verdict *verdict)
     sim_violation ("%s: NEED_CHECK is set, and the autoclear features are "
                    "still 0x%" PRIx64, verdict->what,
                    walk->autoclear_features);
+  for (; record < promise->records + promise->record_count; record++)
+    if (walk->autoclear_features != 0 &&
+        stamp_read (walk_sector (disk, walk, record->sector),
+                    record->sector) != record->base)
+      sim_violation ("%s: data was written, and the autoclear features are "
+                     "still 0x%" PRIx64, verdict->what,
+                     walk->autoclear_features);
 }
 
 void
@@ -107,7 +119,7 @@ judge_state (const struct disk *disk, const struct walk *walk,
                    marked ? "set" : "clear");
   if (verdict->clean && marked)
     sim_violation ("%s: NEED_CHECK is set", verdict->what);
-  judge_header (walk, verdict);
+  judge_header (disk, walk, promise, verdict);
   if (!marked)
     judge_unmarked (disk, walk, verdict);
   if (walk->table_past_end)     /* O4 */

@@ -63,6 +63,19 @@ draw_patience (struct caller *caller)
 
 /* ---- Where ---- */
 
+/* The callers meet in one window, then in another. */
+static unsigned
+draw_window (struct caller *caller)
+{
+  struct workload *workload = caller->workload;
+  unsigned n = (unsigned) random_below (&caller->random,
+                                        workload->shape->window_count);
+
+  if (random_one_in (&caller->random, workload->moves))
+    workload->focus = n;
+  return random_one_in (&caller->random, 2) ? workload->focus : n;
+}
+
 /* From one of the window's sectors on: part of a cluster, all of one, across
  * two, or more.
  */
@@ -72,9 +85,7 @@ draw_range (struct caller *caller)
   const struct shape *shape = caller->workload->shape;
   struct random *random = &caller->random;
   uint64_t per_cluster = shape->cluster_size / SECTOR, at, n;
-  bool first = !caller->workload->scattered && random_one_in (random, 2);
-  const struct window *w = &shape->windows[first ? 0
-    : random_below (random, shape->window_count)];
+  const struct window *w = &shape->windows[draw_window (caller)];
 
   at = random_below (random, w->count);
   n = random_between (random, 1, per_cluster < 16 ? per_cluster : 16);
@@ -238,8 +249,8 @@ workload_run (struct workload *workload)
   workload->idle = rates[random_below (workload->random, 4)] * 2;
   workload->read = rates[random_below (workload->random, 4)];
   workload->fua = rates[random_below (workload->random, 4)];
-  workload->scattered = workload->shape->scattered ||
-    random_one_in (workload->random, 2);
+  workload->focus = 0;
+  workload->moves = random_one_in (workload->random, 2) ? 8 : 1000;
   if (workload->shape->one_set || (workload->shape->scattered &&
                                    random_one_in (workload->random, 2)))
     workload->flush = workload->fua = workload->idle = 200;

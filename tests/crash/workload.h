@@ -21,8 +21,8 @@ struct workload {
   unsigned callers;             /* that have not ended */
   /* One in so many requests is ... */
   unsigned flush, read, idle, fua;
-  bool scattered;               /* all windows alike; else half of it goes to
-                                 * the first */
+  unsigned focus;               /* the window where half of it goes */
+  unsigned moves;               /* one in so many requests moves that */
 };
 
 /* Start the callers, wait until all have ended.  On a fiber. */
