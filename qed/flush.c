@@ -24,11 +24,18 @@
 
 #include "image.h"
 
-#define L1_ROUND 256u           /* pages: 1 MiB of copies */
+/* Pages that are copied in a round, and runs of pages that lie side by side
+ * in the file that are written at a time.
+ */
+#ifndef QED_SIM
+#define L1_ROUND 256u           /* 1 MiB of copies */
 #define L2_ROUND 1024u          /* 4 MiB */
-
-/* A batch is written as runs of pages that are neighbours in the file. */
-#define RUNS_MAX 32u            /* under way at a time */
+#define RUNS_MAX 32u
+#else                           /* small images are to take many rounds */
+#define L1_ROUND 1u
+#define L2_ROUND 3u
+#define RUNS_MAX 2u
+#endif
 
 struct write_back {
   void (*done) (struct job *job);       /* whose flush it is */

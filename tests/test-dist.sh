@@ -42,9 +42,9 @@ complain "is listed in tests/Makefile.am but isn't there" \
 if git ls-files --error-unmatch configure.ac >/dev/null 2>&1; then
   git ls-files | while read -r f; do [ ! -e "$f" ] || echo "$f"; done
 else
-  find qed server tests docs systemd -type f \
-       \( -name '*.[ch]' -o -name '*.sh' -o -name '*.py' \) 2>/dev/null |
-    grep -v -F -x tests/functions.sh
+  find . -type f \( -name '*.[ch]' -o -name '*.sh' -o -name '*.py' \) |
+    sed -e 's,^\./,,' -e '/^build/d' -e '/^config\.h$/d' \
+        -e '/^tests\/functions\.sh$/d'
 fi | sort >"$tmpdir/sources"
 [ -s "$tmpdir/sources" ] || fail "no sources were found"
 complain "is not in the distribution" \

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Crash states of the engine on a simulated storage.
+ *
+ *   crash-test [OPTIONS]            (crash-test --help lists them)
+ *
+ * Lives of images (life.h) are run, seed by seed, until so many states were
+ * judged.  The code that runs is the engine's own: the same requests that
+ * nbdkit's threads carry out, on fibers, under a scheduler that follows from
+ * the seed, so that a seed that fails fails again.
+ *
+ * Exit status: 0 every promise was kept; 1 one was broken, or the self-test
+ * did not notice what it should; 2 usage.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "craft.h"
+#include "life.h"
+#include "sim.h"
+
+#define STATES_DEFAULT 2000u
+#define SELF_TEST_STATES 20000u /* within so many it must be noticed */
+#define ALL_STEPS_STATES 1000u  /* after so many each step met a crash */
+
+/* The steps that keep the ordering rules. */
+static const struct {
+  const char *rule, *step;
+} rules[] = {
+  { "O1", "mark-dirty:sync-header" },
+  { "O3", "flush:sync-data" },
+  { "O3", "allocate:zero-run" },
+  { "O4", "flush:sync-l2" },
+  { "O6", "flush:sync" },
+  { "O7", "make-clean:close-gate" },
+  { "O7", "make-clean:write-back" },
+  { "a cut is durable before what grows is fresh", "make-clean:sync-header" },
+};
+
+#define RULES (sizeof rules / sizeof rules[0])
+
+struct arguments {
+  uint64_t seed, states;
+  int geometry;
+  bool self_test, steps;
+};
+
+static void
+usage (FILE *out)
+{
+  fprintf (out,
+           "crash-test [OPTIONS]: crash states on a simulated storage\n"
+           "  --seed N          the first seed [1]\n"
+           "  --states N        judge so many states [%u]; lives are run "
+           "whole\n"
+           "  --geometry G      4K/1, 4K/2, 64K/1 or 1M/1 [any]\n"
+           "  --leave-out J:S   leave out step S of job J\n"
+           "  --self-test       leave out each step that a rule needs, and "
+           "notice it\n"
+           "  --steps           list at which steps power failed\n"
+           "  --trace           print everything that happens\n",
+           STATES_DEFAULT);
+}
+
+/* ---- The work ---- */
+
+static void
+run_states (const struct arguments *args, uint64_t states)
+{
+  uint64_t seed;
+
+  for (seed = args->seed; life_totals.states < states; seed++)
+    life_run (seed, args->geometry);
+}
+
+/* A step that never meets a crash isn't tested. */
+static int
+run (const struct arguments *args)
+{
+  unsigned steps, missed;
+
+  run_states (args, args->states);
+  steps = life_steps (args->steps, &missed);
+  printf ("%" PRIu64 " states of %" PRIu64 " images judged, %" PRIu64
+          " of them crashes, before %u of %u steps\n", life_totals.states,
+          life_totals.lives, life_totals.crashes, steps - missed, steps);
+  if (missed > 0 && args->states >= ALL_STEPS_STATES &&
+      sim_left_out == NULL) {
+    fprintf (stderr, "crash-test: power never failed before some steps "
+             "(--steps lists them)\n");
+    return 1;
+  }
+  return 0;
+}
+
+/* ---- The self-test ---- */
+
+/* In a child, which ends at the violation, and shares its count with us. */
+static bool
+notices (const struct arguments *args, const char *step, uint64_t *states)
+{
+  struct life_totals *shared = mmap (NULL, sizeof *shared,
+                                     PROT_READ | PROT_WRITE,
+                                     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  uint64_t seed;
+  int status, null;
+  pid_t pid;
+
+  if (shared == MAP_FAILED)
+    abort ();
+  fflush (NULL);
+  pid = fork ();
+  if (pid == 0) {
+    null = open ("/dev/null", O_WRONLY);
+    dup2 (null, STDERR_FILENO);
+    sim_left_out = step;
+    for (seed = args->seed; shared->states < SELF_TEST_STATES; seed++) {
+      life_run (seed, args->geometry);
+      *shared = life_totals;
+    }
+    _exit (0);
+  }
+  if (pid < 0 || waitpid (pid, &status, 0) < 0)
+    abort ();
+  *states = shared->states;
+  munmap (shared, sizeof *shared);
+  return WIFEXITED (status) && WEXITSTATUS (status) == 1;
+}
+
+static int
+self_test (const struct arguments *args)
+{
+  uint64_t states;
+  bool noticed;
+  int r = 0;
+  size_t i;
+
+  for (i = 0; i < RULES; i++) {
+    noticed = notices (args, rules[i].step, &states);
+    printf ("without %s (%s): %s %" PRIu64 " good states\n", rules[i].step,
+            rules[i].rule, noticed ? "noticed after" : "NOT NOTICED in",
+            states);
+    if (!noticed)
+      r = 1;
+  }
+  return r;
+}
+
+/* ---- The command line ---- */
+
+enum { OPTION_SEED = 1, OPTION_STATES, OPTION_GEOMETRY, OPTION_LEAVE_OUT,
+       OPTION_SELF_TEST, OPTION_STEPS, OPTION_TRACE, OPTION_HELP };
+
+static uint64_t
+number (const char *s)
+{
+  char *end;
+  uint64_t n;
+
+  errno = 0;
+  n = strtoull (s, &end, 0);
+  if (errno != 0 || *s < '0' || *s > '9' || *end != '\0') {
+    fprintf (stderr, "crash-test: %s is not a number\n", s);
+    exit (2);
+  }
+  return n;
+}
+
+static int
+geometry_number (const char *s)
+{
+  int i;
+
+  for (i = 0; i < (int) GEOMETRIES; i++)
+    if (strcmp (s, geometry_names[i]) == 0)
+      return i;
+  fprintf (stderr, "crash-test: geometry %s is unknown\n", s);
+  exit (2);
+}
+
+static void
+parse (int argc, char **argv, struct arguments *args)
+{
+  static const struct option options[] = {
+    { "seed", required_argument, NULL, OPTION_SEED },
+    { "states", required_argument, NULL, OPTION_STATES },
+    { "geometry", required_argument, NULL, OPTION_GEOMETRY },
+    { "leave-out", required_argument, NULL, OPTION_LEAVE_OUT },
+    { "self-test", no_argument, NULL, OPTION_SELF_TEST },
+    { "steps", no_argument, NULL, OPTION_STEPS },
+    { "trace", no_argument, NULL, OPTION_TRACE },
+    { "help", no_argument, NULL, OPTION_HELP },
+    { NULL, 0, NULL, 0 }
+  };
+  int c;
+
+  while ((c = getopt_long (argc, argv, "", options, NULL)) != -1)
+    switch (c) {
+    case OPTION_SEED: args->seed = number (optarg); break;
+    case OPTION_STATES: args->states = number (optarg); break;
+    case OPTION_GEOMETRY: args->geometry = geometry_number (optarg); break;
+    case OPTION_LEAVE_OUT: sim_left_out = optarg; break;
+    case OPTION_SELF_TEST: args->self_test = true; break;
+    case OPTION_STEPS: args->steps = true; break;
+    case OPTION_TRACE: sim_tracing = true; break;
+    case OPTION_HELP: usage (stdout); exit (0);
+    default: usage (stderr); exit (2);
+    }
+  if (optind < argc) {
+    usage (stderr);
+    exit (2);
+  }
+}
+
+int
+main (int argc, char **argv)
+{
+  struct arguments args = { .seed = 1, .states = STATES_DEFAULT,
+                            .geometry = -1 };
+
+  parse (argc, argv, &args);
+  return args.self_test ? self_test (&args) : run (&args);
+}

@@ -1,0 +1,590 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The simulated file.  See disk.h. */
+
+#include <config.h>
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "disk.h"
+#include "sim.h"
+
+#define LEAF_BLOCKS 256u
+
+/* The content of a sector: never changed, shared by disks and versions. */
+struct chunk {
+  unsigned refs;
+  unsigned char data[SECTOR];
+};
+
+/* A version that isn't durable yet; chunk NULL: zeros. */
+struct version {
+  struct version *next;         /* the newer one */
+  struct chunk *chunk;
+  unsigned op;
+};
+
+struct sector {
+  struct chunk *durable;
+  struct version *oldest, *newest;
+};
+
+struct block {
+  struct sector sectors[BLOCK_SECTORS];
+  struct block *next_unsynced;  /* in disk->unsynced */
+  bool is_unsynced;
+};
+
+struct leaf {
+  struct block *blocks[LEAF_BLOCKS];
+};
+
+struct op {
+  enum disk_op_kind kind;
+  bool completed;
+  bool covered;                 /* by the sync under way, or an earlier one */
+};
+
+/* A change of the length that isn't durable yet. */
+struct length_change {
+  uint64_t length;
+  unsigned op;
+};
+
+struct disk {
+  bool can_grow;
+  uint64_t limit;
+  uint64_t durable_length, length;
+  struct length_change *changes;
+  unsigned change_count;
+  struct leaf **leaves;
+  uint64_t leaf_count;
+  struct block *unsynced;       /* those with versions */
+  struct op *ops;
+  unsigned op_count;
+  unsigned exposed;             /* behind the last op on tables */
+  unsigned sync_start, synced;  /* op_count when a sync began */
+  bool syncing;
+};
+
+static void *
+checked (void *p)
+{
+  if (p == NULL)
+    abort ();
+  return p;
+}
+
+static struct chunk *
+chunk_ref (struct chunk *chunk)
+{
+  if (chunk)
+    chunk->refs++;
+  return chunk;
+}
+
+static void
+chunk_unref (struct chunk *chunk)
+{
+  if (chunk && --chunk->refs == 0)
+    free (chunk);
+}
+
+static struct chunk *
+chunk_create (const unsigned char *data)
+{
+  static const unsigned char zeros[SECTOR];
+  struct chunk *chunk;
+
+  if (memcmp (data, zeros, SECTOR) == 0)
+    return NULL;
+  chunk = checked (malloc (sizeof *chunk));
+  chunk->refs = 1;
+  memcpy (chunk->data, data, SECTOR);
+  return chunk;
+}
+
+/* ---- Life ---- */
+
+struct disk *
+disk_create (bool can_grow, uint64_t length, uint64_t limit)
+{
+  struct disk *disk = checked (calloc (1, sizeof *disk));
+
+  disk->can_grow = can_grow;
+  disk->limit = limit;
+  disk->length = disk->durable_length = length;
+  return disk;
+}
+
+static void
+free_sector (struct sector *sector)
+{
+  struct version *version;
+
+  chunk_unref (sector->durable);
+  while ((version = sector->oldest) != NULL) {
+    sector->oldest = version->next;
+    chunk_unref (version->chunk);
+    free (version);
+  }
+}
+
+void
+disk_destroy (struct disk *disk)
+{
+  struct block *block;
+  uint64_t i;
+  unsigned j, k;
+
+  for (i = 0; i < disk->leaf_count; i++) {
+    for (j = 0; disk->leaves[i] && j < LEAF_BLOCKS; j++) {
+      block = disk->leaves[i]->blocks[j];
+      for (k = 0; block && k < BLOCK_SECTORS; k++)
+        free_sector (&block->sectors[k]);
+      free (block);
+    }
+    free (disk->leaves[i]);
+  }
+  free (disk->leaves);
+  free (disk->changes);
+  free (disk->ops);
+  free (disk);
+}
+
+bool
+disk_can_grow (const struct disk *disk)
+{
+  return disk->can_grow;
+}
+
+uint64_t
+disk_limit (const struct disk *disk)
+{
+  return disk->limit;
+}
+
+uint64_t
+disk_length (const struct disk *disk)
+{
+  return disk->length;
+}
+
+/* ---- Looking ---- */
+
+static struct block *
+find_block (const struct disk *disk, uint64_t block)
+{
+  uint64_t leaf = block / LEAF_BLOCKS;
+
+  if (leaf >= disk->leaf_count || disk->leaves[leaf] == NULL)
+    return NULL;
+  return disk->leaves[leaf]->blocks[block % LEAF_BLOCKS];
+}
+
+bool
+disk_has_block (const struct disk *disk, uint64_t block)
+{
+  return find_block (disk, block) != NULL;
+}
+
+uint64_t
+disk_next_block (const struct disk *disk, uint64_t from, uint64_t limit)
+{
+  while (from < limit) {
+    if (from / LEAF_BLOCKS >= disk->leaf_count)
+      return limit;
+    if (disk->leaves[from / LEAF_BLOCKS] == NULL)
+      from = (from / LEAF_BLOCKS + 1) * LEAF_BLOCKS;
+    else if (find_block (disk, from) == NULL)
+      from++;
+    else
+      return from;
+  }
+  return limit;
+}
+
+static struct chunk *
+chunk_now (const struct sector *sector)
+{
+  return sector->newest ? sector->newest->chunk : sector->durable;
+}
+
+const unsigned char *
+disk_sector (const struct disk *disk, uint64_t sector)
+{
+  const struct block *block = find_block (disk, sector / BLOCK_SECTORS);
+  const struct chunk *chunk;
+
+  if (block == NULL || sector * SECTOR >= disk->length)
+    return NULL;
+  chunk = chunk_now (&block->sectors[sector % BLOCK_SECTORS]);
+  return chunk ? chunk->data : NULL;
+}
+
+static struct block *
+make_block (struct disk *disk, uint64_t block)
+{
+  uint64_t leaf = block / LEAF_BLOCKS;
+  struct block **p;
+
+  if (leaf >= disk->leaf_count) {
+    disk->leaves = checked (realloc (disk->leaves,
+                                     (leaf + 1) * sizeof *disk->leaves));
+    while (disk->leaf_count <= leaf)
+      disk->leaves[disk->leaf_count++] = NULL;
+  }
+  if (disk->leaves[leaf] == NULL)
+    disk->leaves[leaf] = checked (calloc (1, sizeof (struct leaf)));
+  p = &disk->leaves[leaf]->blocks[block % LEAF_BLOCKS];
+  if (*p == NULL)
+    *p = checked (calloc (1, sizeof **p));
+  return *p;
+}
+
+/* ---- Operations ---- */
+
+unsigned
+disk_begin (struct disk *disk, enum disk_op_kind kind)
+{
+  struct op *op;
+
+  if (disk->op_count % 256 == 0)
+    disk->ops = checked (realloc (disk->ops, (disk->op_count + 256) *
+                                  sizeof *disk->ops));
+  op = &disk->ops[disk->op_count];
+  op->kind = kind;
+  op->completed = op->covered = false;
+  if (kind == DISK_TABLES)
+    disk->exposed = disk->op_count + 1;
+  return disk->op_count++;
+}
+
+/* 'chunk' becomes the sector's. */
+static void
+put_version (struct disk *disk, struct block *block, unsigned index,
+             struct chunk *chunk, unsigned op)
+{
+  struct sector *sector = &block->sectors[index];
+  struct version *version = checked (malloc (sizeof *version));
+
+  version->next = NULL;
+  version->chunk = chunk;
+  version->op = op;
+  if (sector->newest)
+    sector->newest->next = version;
+  else
+    sector->oldest = version;
+  sector->newest = version;
+  if (!block->is_unsynced) {
+    block->is_unsynced = true;
+    block->next_unsynced = disk->unsynced;
+    disk->unsynced = block;
+  }
+}
+
+static void
+set_length (struct disk *disk, unsigned op, uint64_t length)
+{
+  if (disk->change_count % 16 == 0)
+    disk->changes = checked (realloc (disk->changes,
+                                      (disk->change_count + 16) *
+                                      sizeof *disk->changes));
+  disk->changes[disk->change_count].length = length;
+  disk->changes[disk->change_count++].op = op;
+  disk->length = length;
+}
+
+void
+disk_write (struct disk *disk, unsigned op, uint64_t sector, uint64_t n,
+            const unsigned char *data)
+{
+  struct block *block;
+  uint64_t i;
+
+  if ((sector + n) * SECTOR > disk->length) {
+    assert (disk->can_grow);
+    set_length (disk, op, (sector + n) * SECTOR);
+  }
+  for (i = sector; i < sector + n; i++) {
+    block = make_block (disk, i / BLOCK_SECTORS);
+    put_version (disk, block, i % BLOCK_SECTORS,
+                 chunk_create (data + (i - sector) * SECTOR), op);
+  }
+}
+
+void
+disk_zero (struct disk *disk, unsigned op, uint64_t sector, uint64_t n)
+{
+  uint64_t limit = (sector + n + BLOCK_SECTORS - 1) / BLOCK_SECTORS, b, s;
+  struct block *block;
+  unsigned i;
+
+  for (b = disk_next_block (disk, sector / BLOCK_SECTORS, limit); b < limit;
+       b = disk_next_block (disk, b + 1, limit)) {
+    block = find_block (disk, b);
+    for (i = 0; i < BLOCK_SECTORS; i++) {
+      s = b * BLOCK_SECTORS + i;
+      if (s >= sector && s < sector + n &&
+          (block->sectors[i].durable || block->sectors[i].newest))
+        put_version (disk, block, i, NULL, op);
+    }
+  }
+}
+
+/* What is cut off reads as zeros when the file grows again. */
+void
+disk_resize (struct disk *disk, unsigned op, uint64_t length)
+{
+  if (length < disk->length)
+    disk_zero (disk, op, length / SECTOR,
+               (disk->length - length) / SECTOR);
+  set_length (disk, op, length);
+}
+
+void
+disk_complete (struct disk *disk, unsigned op)
+{
+  disk->ops[op].completed = true;
+}
+
+/* ---- Sync ---- */
+
+bool
+disk_is_exposed (const struct disk *disk)
+{
+  return disk->exposed > disk->synced;
+}
+
+void
+disk_sync_begin (struct disk *disk, struct random *random)
+{
+  unsigned i;
+
+  assert (!disk->syncing);
+  disk->syncing = true;
+  disk->sync_start = disk->op_count;
+  for (i = 0; i < disk->op_count; i++)
+    if (disk->ops[i].completed || random_one_in (random, 2))
+      disk->ops[i].covered = true;
+}
+
+/* The newest version that is covered becomes durable. */
+static void
+sync_sector (struct disk *disk, struct sector *sector)
+{
+  struct version *version, *last = NULL;
+
+  for (version = sector->oldest; version; version = version->next)
+    if (disk->ops[version->op].covered)
+      last = version;
+  while (last) {
+    version = sector->oldest;
+    sector->oldest = version->next;
+    chunk_unref (sector->durable);
+    sector->durable = version->chunk;
+    if (version == last)
+      last = NULL;
+    free (version);
+  }
+  if (sector->oldest == NULL)
+    sector->newest = NULL;
+}
+
+static void
+sync_length (struct disk *disk)
+{
+  unsigned i, n = 0;
+
+  for (i = 0; i < disk->change_count; i++)
+    if (disk->ops[disk->changes[i].op].covered)
+      n = i + 1;
+  if (n == 0)
+    return;
+  disk->durable_length = disk->changes[n - 1].length;
+  for (i = n; i < disk->change_count; i++)
+    disk->changes[i - n] = disk->changes[i];
+  disk->change_count -= n;
+  disk->changes = checked (realloc (disk->changes,
+                                    (disk->change_count / 16 + 1) * 16 *
+                                    sizeof *disk->changes));
+}
+
+void
+disk_sync_end (struct disk *disk)
+{
+  struct block *block, *next;
+  unsigned i;
+  bool left;
+
+  assert (disk->syncing);
+  disk->syncing = false;
+  disk->synced = disk->sync_start;
+  block = disk->unsynced;
+  disk->unsynced = NULL;
+  for (; block; block = next) {
+    next = block->next_unsynced;
+    left = false;
+    for (i = 0; i < BLOCK_SECTORS; i++) {
+      sync_sector (disk, &block->sectors[i]);
+      left |= block->sectors[i].newest != NULL;
+    }
+    block->is_unsynced = left;
+    if (left) {
+      block->next_unsynced = disk->unsynced;
+      disk->unsynced = block;
+    }
+  }
+  sync_length (disk);
+}
+
+/* ---- After a crash ---- */
+
+/* What became of an operation. */
+enum fate { FATE_LOST, FATE_KEPT, FATE_TORN_512, FATE_TORN_4K };
+
+/* In some crashes all of a kind is lost or kept, in others it's luck: the
+ * worst cases are those where one kind arrives and the other doesn't.
+ */
+static void
+draw_fates (const struct disk *disk, struct random *random, enum fate *fates)
+{
+  static const unsigned char chances[] = { 0, 0, 1, 4, 8, 12, 15, 16, 16 };
+  unsigned chance[DISK_KINDS], torn = random_below (random, 3) * 3, i;
+
+  for (i = 0; i < DISK_KINDS; i++)
+    chance[i] = chances[random_below (random, sizeof chances)];
+  for (i = 0; i < disk->op_count; i++) {
+    fates[i] = random_below (random, 16) < chance[disk->ops[i].kind]
+      ? FATE_KEPT : FATE_LOST;
+    if (fates[i] == FATE_KEPT && random_below (random, 16) < torn)
+      fates[i] = random_one_in (random, 2) ? FATE_TORN_512 : FATE_TORN_4K;
+  }
+}
+
+static bool
+survives (const enum fate *fates, unsigned op, uint64_t sector, uint64_t salt)
+{
+  switch (fates[op]) {
+  case FATE_LOST:
+    return false;
+  case FATE_KEPT:
+    return true;
+  case FATE_TORN_4K:
+    sector /= BLOCK_SECTORS;
+    break;
+  case FATE_TORN_512:
+    break;
+  }
+  return random_mix (salt ^ op ^ sector << 20) & 1;
+}
+
+static struct chunk *
+surviving_chunk (const struct sector *s, const enum fate *fates,
+                 uint64_t number, uint64_t salt)
+{
+  struct chunk *chunk = s->durable;
+  const struct version *version;
+
+  for (version = s->oldest; version; version = version->next)
+    if (survives (fates, version->op, number, salt))
+      chunk = version->chunk;
+  return chunk;
+}
+
+static void
+copy_block (const struct block *block, uint64_t number,
+            const enum fate *fates, uint64_t salt, struct disk *to)
+{
+  struct block *copy = NULL;
+  struct chunk *chunk;
+  unsigned i;
+
+  for (i = 0; i < BLOCK_SECTORS; i++) {
+    chunk = surviving_chunk (&block->sectors[i], fates,
+                             number * BLOCK_SECTORS + i, salt);
+    if (chunk == NULL ||
+        (number * BLOCK_SECTORS + i) * SECTOR >= to->length)
+      continue;
+    if (copy == NULL)
+      copy = make_block (to, number);
+    copy->sectors[i].durable = chunk_ref (chunk);
+  }
+}
+
+static struct disk *
+copy_disk (const struct disk *disk, const enum fate *fates, uint64_t salt)
+{
+  uint64_t length = disk->durable_length, limit, b;
+  struct disk *to;
+  unsigned i;
+
+  for (i = 0; i < disk->change_count; i++)
+    if (fates[disk->changes[i].op] != FATE_LOST)
+      length = disk->changes[i].length;
+  to = disk_create (disk->can_grow, length, disk->limit);
+  limit = disk->leaf_count * LEAF_BLOCKS;
+  for (b = disk_next_block (disk, 0, limit); b < limit;
+       b = disk_next_block (disk, b + 1, limit))
+    copy_block (find_block (disk, b), b, fates, salt, to);
+  return to;
+}
+
+struct disk *
+disk_crash (const struct disk *disk, struct random *random)
+{
+  enum fate *fates = checked (calloc (disk->op_count + 1, sizeof *fates));
+  struct disk *to;
+
+  draw_fates (disk, random, fates);
+  to = copy_disk (disk, fates, random_next (random));
+  free (fates);
+  return to;
+}
+
+struct disk *
+disk_kill (const struct disk *disk)
+{
+  enum fate *fates = checked (calloc (disk->op_count + 1, sizeof *fates));
+  struct disk *to;
+  unsigned i;
+
+  for (i = 0; i < disk->op_count; i++)
+    fates[i] = FATE_KEPT;
+  to = copy_disk (disk, fates, 0);
+  free (fates);
+  return to;
+}
+
+void
+disk_poke (struct disk *disk, uint64_t sector, const unsigned char *data)
+{
+  struct block *block = make_block (disk, sector / BLOCK_SECTORS);
+  struct sector *s = &block->sectors[sector % BLOCK_SECTORS];
+
+  assert (s->newest == NULL && sector * SECTOR < disk->length);
+  chunk_unref (s->durable);
+  s->durable = chunk_create (data);
+}
+
+void
+disk_poke_length (struct disk *disk, uint64_t length)
+{
+  uint64_t limit = disk->leaf_count * LEAF_BLOCKS, b;
+  struct block *block;
+  unsigned i;
+
+  assert (disk->change_count == 0 && disk->unsynced == NULL);
+  for (b = disk_next_block (disk, length / BLOCK, limit); b < limit;
+       b = disk_next_block (disk, b + 1, limit)) {
+    block = find_block (disk, b);
+    for (i = 0; i < BLOCK_SECTORS; i++)
+      if ((b * BLOCK_SECTORS + i) * SECTOR >= length) {
+        chunk_unref (block->sectors[i].durable);
+        block->sectors[i].durable = NULL;
+      }
+  }
+  disk->length = disk->durable_length = length;
+}

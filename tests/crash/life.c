@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "craft.h"
+#include "image.h"
+#include "judge.h"
+#include "life.h"
+#include "sim-storage.h"
+#include "sim.h"
+#include "stamp.h"
+#include "workload.h"
+
+#define CRASHES_MAX 16u         /* of a session */
+#define SESSIONS_MAX 4u
+#define STEPS_MAX 64u
+#define LOG_LINES 6u
+
+struct life_totals life_totals;
+
+/* A moment at which power fails; what is left, and what was on its way. */
+struct crash {
+  struct disk *disk;
+  uint64_t time;
+  unsigned reference;           /* the last clean moment before */
+  char where[64];
+};
+
+struct step {
+  const char *job, *name;
+  uint64_t crashes;
+};
+
+static struct step steps[STEPS_MAX];
+static unsigned step_count;
+
+/* The life under way: one at a time, as there's one scheduler. */
+static struct {
+  uint64_t seed;
+  unsigned geometry, session, state;
+  struct shape shape;
+  struct promise promise;
+  struct random random;
+  struct random crash_random;
+  struct disk *disk;            /* what the session works on */
+  struct disk *before;          /* the same, as it was opened */
+  struct crash crashes[CRASHES_MAX];
+  unsigned crash_count;
+  uint64_t crash_rate;          /* one in so many yields */
+  bool met[STEPS_MAX][2];       /* in this session; while disk_is_exposed */
+  bool changed;                 /* an entry may have been, in this session */
+  struct walk *references;      /* the tables at each clean moment: when it was
+                                 * opened, and before NEED_CHECK was cleared */
+  unsigned reference_count;
+  const char *where;            /* of the state that is judged, or "" */
+  char log[LOG_LINES][256];     /* the engine's last messages */
+  unsigned logged;
+} life;
+
+/* ---- Saying where we are ---- */
+
+static void
+describe (void)
+{
+  unsigned i;
+
+  fprintf (stderr, "crash-test: session %u, %s%s\n", life.session,
+           life.where ? "after a crash at " : "while it ran",
+           life.where ? life.where : "");
+  for (i = life.logged > LOG_LINES ? life.logged - LOG_LINES : 0;
+       i < life.logged; i++)
+    fprintf (stderr, "crash-test: the engine said: %s\n",
+             life.log[i % LOG_LINES]);
+  fprintf (stderr, "crash-test: to reproduce: crash-test --seed %" PRIu64
+           " --states 1 --geometry %s%s%s --trace\n", life.seed,
+           geometry_names[life.geometry],
+           sim_left_out ? " --leave-out " : "",
+           sim_left_out ? sim_left_out : "");
+}
+
+static void
+engine_says (void *opaque, enum qed_log_level level, const char *message)
+{
+  (void) opaque;
+  if (level != QED_LOG_TRACE)
+    snprintf (life.log[life.logged++ % LOG_LINES], sizeof life.log[0], "%s",
+              message);
+  sim_trace ("# %s", message);
+}
+
+/* ---- When power fails ---- */
+
+static void
+note_clean_moment (void)
+{
+  life.references = realloc (life.references, (life.reference_count + 1) *
+                             sizeof *life.references);
+  if (life.references == NULL)
+    abort ();
+  walk_image (life.disk, &life.references[life.reference_count++]);
+}
+
+static void
+crash_now (const char *job, const char *step)
+{
+  struct crash *crash = &life.crashes[life.crash_count++];
+
+  crash->time = sim_ticks ();
+  crash->reference = life.reference_count - 1;
+  crash->disk = random_one_in (&life.crash_random, 8)
+    ? disk_kill (life.disk) : disk_crash (life.disk, &life.crash_random);
+  snprintf (crash->where, sizeof crash->where, "%s%s%s", job ? job : "",
+            job ? ":" : "", step);
+  sim_trace ("*** crash %u at %s", life.crash_count, crash->where);
+}
+
+static struct step *
+find_step (const char *job, const char *name)
+{
+  unsigned i;
+
+  for (i = 0; i < step_count; i++)
+    if (strcmp (steps[i].job, job) == 0 && strcmp (steps[i].name, name) == 0)
+      return &steps[i];
+  assert (step_count < STEPS_MAX);
+  steps[step_count] = (struct step) { job, name, 0 };
+  return &steps[step_count++];
+}
+
+/* The first time in a session that a step is met counts more, and so do
+ * moments when tables are on their way.
+ */
+static uint64_t
+crash_rate (const struct step *step)
+{
+  bool exposed = disk_is_exposed (life.disk), *met;
+
+  if (step) {
+    met = &life.met[step - steps][exposed];
+    if (!*met) {
+      *met = true;
+      return exposed ? 3 : 6;
+    }
+  }
+  return step || exposed ? life.crash_rate / 20 : life.crash_rate;
+}
+
+static void
+crash_point (const char *job, const char *name)
+{
+  struct step *step = job ? find_step (job, name) : NULL;
+
+  life.changed |= step && strcmp (name, "open-gate") == 0;
+  if (step && strcmp (name, "clear-need-check") == 0)
+    note_clean_moment ();
+  if (life.crash_count == CRASHES_MAX ||
+      !random_one_in (&life.crash_random, crash_rate (step)))
+    return;
+  if (step)
+    step->crashes++;
+  crash_now (job, name);
+}
+
+/* ---- A session ---- */
+
+static void
+open_image (struct qed_image **image, struct random *random)
+{
+  static const uint64_t caches[] = { 0, 128 << 10, QED_METADATA_CACHE_MIN,
+                                     QED_METADATA_CACHE_DEFAULT };
+  struct qed_options options;
+  int r;
+
+  qed_options_init (&options);
+  options.path = "image.qed";
+  options.clean_after = (unsigned) random_below (random, 8);
+  options.metadata_cache = caches[life.shape.one_set ? 2 : random_below
+                                  (random, life.shape.scattered ? 3 : 4)];
+  options.log.fn = engine_says;
+  options.log.trace = sim_tracing;
+  sim_trace ("open: cache %" PRIu64 ", clean-after %u", options.metadata_cache,
+             options.clean_after);
+  sim_storage_disk = life.disk;
+  if (options.metadata_cache >= QED_METADATA_CACHE_MIN)
+    r = qed_open (&options, image);
+  else                          /* smaller than a user may have it */
+    r = image_open_storage (&options, sim_storage_open (life.disk, random),
+                            image);
+  if (r == 0)
+    r = qed_start (*image);
+  if (r < 0)
+    sim_violation ("a good image can't be opened: %s", strerror (-r));
+}
+
+static void
+session_fiber (void *arg)
+{
+  struct random *random = arg;
+  struct workload workload = {
+    .shape = &life.shape,
+    .promise = &life.promise,
+    .random = random,
+    .may_fill = !disk_can_grow (life.disk) ||
+      disk_limit (life.disk) != UINT64_MAX,
+  };
+  uint64_t closing;
+  int r;
+
+  open_image (&workload.image, random);
+  workload_run (&workload);
+  if (!qed_writable (workload.image))
+    sim_violation ("a good image is refused for writing");
+  sim_trace ("close");
+  closing = sim_ticks ();
+  r = qed_close (workload.image);
+  if (r < 0)
+    sim_violation ("closing the image failed: %s", strerror (-r));
+  promise_flushed (&life.promise, closing);
+  sim_trace ("closed");
+}
+
+static void
+run_session (void)
+{
+  static const unsigned rates[] = { 400, 1500, 5000 };
+  struct random random = random_fork (&life.random);
+  struct random schedule = random_fork (&life.random);
+
+  life.crash_count = 0;
+  memset (life.met, 0, sizeof life.met);
+  life.changed = false;
+  life.crash_random = random_fork (&life.random);
+  life.crash_rate = rates[random_below (&life.random, 3)];
+  life.before = disk_kill (life.disk);
+  life.reference_count = 0;
+  note_clean_moment ();
+  sim_trace ("--- session %u: %s, image size 0x%" PRIx64 ", file 0x%" PRIx64,
+             life.session, geometry_names[life.geometry],
+             life.shape.image_size, disk_length (life.disk));
+  sim_at = crash_point;
+  sim_run (&schedule, session_fiber, &random);
+  sim_at = NULL;
+}
+
+/* ---- Judging ---- */
+
+static void
+judge (struct disk *disk, const struct verdict *verdict, struct walk *walk)
+{
+  bool tracing = sim_tracing;
+
+  life_totals.states++;
+  life.where = verdict->what;
+  walk_image (disk, walk);
+  judge_state (disk, walk, &life.promise, verdict);
+  sim_tracing = false;          /* the session's is what matters */
+  judge_engine (disk, walk, &life.promise, &life.random);
+  sim_tracing = tracing;
+  life.where = NULL;
+}
+
+static void
+judge_crash (const struct crash *crash, bool clean)
+{
+  struct verdict verdict = {
+    .what = crash->where, .time = crash->time, .clean = clean,
+    .reference = &life.references[crash->reference],
+  };
+  struct walk walk;
+
+  judge (crash->disk, &verdict, &walk);
+  walk_destroy (&walk);
+  life_totals.crashes++;
+}
+
+/* The closed image, first as it is, then as a crash would leave it. */
+static void
+judge_end (void)
+{
+  struct verdict verdict = {
+    .what = "the end", .time = sim_ticks (), .clean = true, .running = true,
+    .reference = &life.references[life.reference_count - 1],
+  };
+  struct walk walk;
+
+  judge (life.disk, &verdict, &walk);
+  judge_closed (life.disk, &walk, life.before, &life.references[0],
+                life.changed);
+  walk_destroy (&walk);
+
+  if (life.crash_count == CRASHES_MAX)
+    disk_destroy (life.crashes[--life.crash_count].disk);
+  crash_now (NULL, "the end");
+  judge_crash (&life.crashes[life.crash_count - 1], true);
+}
+
+/* The next session goes on from there: what is there now is what was there
+ * from the start.
+ */
+static void
+go_on_from (struct disk *disk)
+{
+  struct promise *promise = &life.promise;
+  struct sector_record *record;
+  struct walk walk;
+  size_t i;
+
+  walk_image (disk, &walk);
+  if (walk.features & WALK_NEED_CHECK)
+    craft_repair (disk, &walk);
+  walk_destroy (&walk);
+  walk_image (disk, &walk);
+  for (i = 0; i < promise->record_count; i++) {
+    record = &promise->records[i];
+    promise_rebase (record, stamp_read (walk_sector (disk, &walk,
+                                                     record->sector),
+                                        record->sector));
+  }
+  walk_destroy (&walk);
+  life.disk = disk;
+}
+
+static void
+end_session (void)
+{
+  struct disk *next;
+  unsigned i, n;
+
+  for (i = 0; i < life.crash_count; i++)
+    judge_crash (&life.crashes[i], false);
+  judge_end ();
+
+  n = (unsigned) random_below (&life.random, life.crash_count + 1);
+  next = n < life.crash_count ? life.crashes[n].disk : disk_kill (life.disk);
+  for (i = 0; i < life.crash_count; i++)
+    if (i != n)
+      disk_destroy (life.crashes[i].disk);
+  for (i = 0; i < life.reference_count; i++)
+    walk_destroy (&life.references[i]);
+  disk_destroy (life.before);
+  disk_destroy (life.disk);
+  sim_trace ("--- going on from %s", n < life.crash_count
+             ? life.crashes[n].where : "the end");
+  go_on_from (next);
+}
+
+void
+life_run (uint64_t seed, int geometry)
+{
+  unsigned sessions;
+
+  sim_reset ();
+  memset (&life, 0, sizeof life);
+  sim_describe = describe;
+  life.seed = seed;
+  life.random.state = random_mix (seed);
+  life.geometry = (unsigned) random_below (&life.random, GEOMETRIES);
+  if (geometry >= 0)
+    life.geometry = (unsigned) geometry;
+  craft_shape (&life.shape, life.geometry, &life.random);
+  promise_init (&life.promise);
+  go_on_from (craft_image (&life.shape, &life.promise, &life.random));
+  sessions = (unsigned) random_between (&life.random, 1, SESSIONS_MAX);
+  for (life.session = 1; life.session <= sessions; life.session++) {
+    run_session ();
+    end_session ();
+  }
+  disk_destroy (life.disk);
+  promise_destroy (&life.promise);
+  free (life.references);
+  life_totals.lives++;
+}
+
+unsigned
+life_steps (bool print, unsigned *missed)
+{
+  unsigned i;
+
+  *missed = 0;
+  for (i = 0; i < step_count; i++) {
+    if (print)
+      printf ("%s:%s %" PRIu64 "\n", steps[i].job, steps[i].name,
+              steps[i].crashes);
+    *missed += steps[i].crashes == 0;
+  }
+  return step_count;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The life of an image: made, then opened, worked on and closed a few times;
+ * between that, and meanwhile, power fails.  A *state* is what one crash
+ * leaves, or one close; each is judged.  All of it follows from the seed.
+ */
+
+#ifndef CRASH_LIFE_H
+#define CRASH_LIFE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What was covered, all lives together. */
+struct life_totals {
+  uint64_t lives, states, crashes;
+};
+
+extern struct life_totals life_totals;
+
+/* 'geometry' is one of geometry_names, or -1: the seed says. */
+void life_run (uint64_t seed, int geometry);
+
+/* Before which steps of which jobs power failed: "flush:sync 17" a line.
+ * Returns how many steps were seen, and how many of them never met a crash.
+ */
+unsigned life_steps (bool print, unsigned *missed);
+
+#endif /* CRASH_LIFE_H */

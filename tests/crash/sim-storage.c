@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* See sim-storage.h.  What a file system doesn't promise isn't kept here:
+ * long writes are seen piece by piece.
+ */
+
+#include <config.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim-storage.h"
+#include "sim.h"
+#include "yield.h"
+
+#define PIECE_SECTORS 8u        /* shorter ones are written at once */
+
+struct sim_storage {
+  struct storage storage;
+  struct disk *disk;
+  struct random random;
+};
+
+struct disk *sim_storage_disk;
+
+static struct sim_storage *
+sim_of (struct storage *s)
+{
+  return (struct sim_storage *) s;
+}
+
+static int
+sim_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
+{
+  struct disk *disk = sim_of (s)->disk;
+  const unsigned char *sector;
+  size_t in, n;
+
+  sim_yield ("pread");
+  sim_trace ("read 0x%" PRIx64 "+0x%zx", offset, count);
+  while (count > 0) {
+    in = offset % SECTOR;
+    n = count < SECTOR - in ? count : SECTOR - in;
+    sector = disk_sector (disk, offset / SECTOR);
+    if (sector)
+      memcpy (buf, sector + in, n);
+    else
+      memset (buf, 0, n);
+    buf = (char *) buf + n;
+    count -= n;
+    offset += n;
+  }
+  sim_yield ("pread-done");
+  return 0;
+}
+
+/* How much of a long transfer happens before others see it. */
+static uint64_t
+piece (struct sim_storage *sim, uint64_t sectors)
+{
+  if (sectors <= PIECE_SECTORS || random_one_in (&sim->random, 2))
+    return sectors;
+  return random_between (&sim->random, 1, sectors);
+}
+
+static unsigned
+begin_write (struct sim_storage *sim, const char *what, uint64_t offset,
+             size_t count)
+{
+  unsigned op = disk_begin (sim->disk, offset == 0 ? DISK_HEADER
+                            : fiber_kind_self () == FIBER_CALLER
+                            ? DISK_DATA : DISK_TABLES);
+
+  assert (!sim->storage.read_only);
+  assert (offset % SECTOR == 0 && count % SECTOR == 0);
+  sim_trace ("%s 0x%" PRIx64 "+0x%zx (operation %u)", what, offset, count,
+             op);
+  return op;
+}
+
+static void
+write_pieces (struct sim_storage *sim, unsigned op, const unsigned char *buf,
+              size_t count, uint64_t offset)
+{
+  uint64_t n;
+
+  while (count > 0) {
+    n = piece (sim, count / SECTOR);
+    disk_write (sim->disk, op, offset / SECTOR, n, buf);
+    sim_yield ("pwrite-piece");
+    buf += n * SECTOR;
+    offset += n * SECTOR;
+    count -= n * SECTOR;
+  }
+}
+
+static int
+sim_pwrite (struct storage *s, const void *buf, size_t count, uint64_t offset)
+{
+  struct sim_storage *sim = sim_of (s);
+  unsigned op;
+
+  sim_yield ("pwrite");
+  op = begin_write (sim, "write", offset, count);
+  write_pieces (sim, op, buf, count, offset);
+  disk_complete (sim->disk, op);
+  return 0;
+}
+
+static int
+sim_pwritev (struct storage *s, const struct iovec *iov, int n,
+             uint64_t offset)
+{
+  struct sim_storage *sim = sim_of (s);
+  size_t count = 0;
+  unsigned op;
+  int i;
+
+  sim_yield ("pwritev");
+  for (i = 0; i < n; i++)
+    count += iov[i].iov_len;
+  op = begin_write (sim, "writev", offset, count);
+  for (i = 0; i < n; i++) {
+    write_pieces (sim, op, iov[i].iov_base, iov[i].iov_len, offset);
+    offset += iov[i].iov_len;
+  }
+  disk_complete (sim->disk, op);
+  return 0;
+}
+
+static int
+sim_zero (struct storage *s, uint64_t offset, uint64_t count)
+{
+  struct sim_storage *sim = sim_of (s);
+  unsigned op;
+  uint64_t n;
+
+  sim_yield ("zero");
+  assert (!s->read_only && offset % SECTOR == 0 && count % SECTOR == 0);
+  op = disk_begin (sim->disk, DISK_ZERO);
+  sim_trace ("zero 0x%" PRIx64 "+0x%" PRIx64 " (operation %u)", offset, count,
+             op);
+  while (count > 0) {
+    n = piece (sim, count / SECTOR);
+    disk_zero (sim->disk, op, offset / SECTOR, n);
+    sim_yield ("zero-piece");
+    offset += n * SECTOR;
+    count -= n * SECTOR;
+  }
+  disk_complete (sim->disk, op);
+  return 0;
+}
+
+static int
+sim_resize (struct storage *s, uint64_t length)
+{
+  struct disk *disk = sim_of (s)->disk;
+  unsigned op;
+
+  sim_yield ("resize");
+  assert (!s->read_only && length % SECTOR == 0);
+  if (!disk_can_grow (disk))
+    return -EINVAL;
+  if (length > disk_limit (disk) && length > disk_length (disk)) {
+    sim_trace ("resize 0x%" PRIx64 ": no space", length);
+    return -ENOSPC;
+  }
+  op = disk_begin (disk, DISK_LENGTH);
+  sim_trace ("resize 0x%" PRIx64 " (operation %u)", length, op);
+  disk_resize (disk, op, length);
+  sim_yield ("resize-done");
+  disk_complete (disk, op);
+  return 0;
+}
+
+static int
+sim_length (struct storage *s, uint64_t *length)
+{
+  *length = disk_length (sim_of (s)->disk);
+  return 0;
+}
+
+static int
+sim_sync (struct storage *s)
+{
+  struct sim_storage *sim = sim_of (s);
+
+  sim_yield ("sync");
+  assert (!s->read_only);
+  sim_trace ("sync begins");
+  disk_sync_begin (sim->disk, &sim->random);
+  sim_yield ("syncing");
+  sim_yield ("syncing");
+  disk_sync_end (sim->disk);
+  sim_trace ("sync ends");
+  sim_yield ("sync-done");
+  return 0;
+}
+
+static int
+sim_next_data (struct storage *s, uint64_t offset, uint64_t *start,
+               uint64_t *end)
+{
+  struct disk *disk = sim_of (s)->disk;
+  uint64_t limit = (disk_length (disk) + BLOCK - 1) / BLOCK;
+  uint64_t block = disk_next_block (disk, offset / BLOCK, limit);
+
+  *start = *end = UINT64_MAX;
+  if (block >= limit)
+    return 0;
+  *start = block * BLOCK > offset ? block * BLOCK : offset;
+  while (block < limit && disk_has_block (disk, block))
+    block++;
+  *end = block * BLOCK;
+  if (*end > disk_length (disk))
+    *end = disk_length (disk);
+  return 0;
+}
+
+static int
+sim_downgrade (struct storage *s)
+{
+  s->read_only = true;
+  s->can_grow = false;
+  return 0;
+}
+
+static void
+sim_close (struct storage *s)
+{
+  free (s);
+}
+
+static const struct storage_ops sim_ops = {
+  .pread = sim_pread,
+  .pwrite = sim_pwrite,
+  .pwritev = sim_pwritev,
+  .zero = sim_zero,
+  .resize = sim_resize,
+  .length = sim_length,
+  .sync = sim_sync,
+  .next_data = sim_next_data,
+  .downgrade = sim_downgrade,
+  .close = sim_close,
+};
+
+struct storage *
+sim_storage_open (struct disk *disk, struct random *random)
+{
+  struct sim_storage *sim = calloc (1, sizeof *sim);
+
+  if (sim == NULL)
+    abort ();
+  sim->storage.ops = &sim_ops;
+  sim->storage.can_grow = disk_can_grow (disk);
+  sim->disk = disk;
+  sim->random = random_fork (random);
+  return &sim->storage;
+}
+
+/* ---- What the engine looks for in storage-file.c ---- */
+
+int
+storage_file_open (const char *path, bool read_only, bool lock,
+                   const struct qed_log *log, struct storage **storage)
+{
+  struct random random = { sim_ticks () };
+
+  (void) path;
+  (void) lock;
+  (void) log;
+  if (sim_storage_disk == NULL)
+    return -ENOENT;
+  *storage = sim_storage_open (sim_storage_disk, &random);
+  (*storage)->read_only = read_only;
+  return 0;
+}

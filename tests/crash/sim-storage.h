@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The storage driver for a simulated file: each call is a few yield points,
+ * and takes its effect, or part of it, between them.
+ */
+
+#ifndef CRASH_SIM_STORAGE_H
+#define CRASH_SIM_STORAGE_H
+
+#include "disk.h"
+#include "random.h"
+#include "storage.h"
+
+/* A handle; closing it leaves the disk to its owner. */
+struct storage *sim_storage_open (struct disk *disk, struct random *random);
+
+/* What qed_open finds under any path. */
+extern struct disk *sim_storage_disk;
+
+#endif /* CRASH_SIM_STORAGE_H */

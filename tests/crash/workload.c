@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim.h"
+#include "stamp.h"
+#include "workload.h"
+
+struct caller {
+  struct workload *workload;
+  struct random random;
+  unsigned left;                /* requests */
+};
+
+struct range {
+  uint64_t sector, count;
+};
+
+/* ---- One request ---- */
+
+static void
+wake (struct qed_request *request)
+{
+  *(bool *) request->opaque = true;
+  fiber_wake (request);
+}
+
+int
+workload_request (struct qed_image *image, struct qed_request *request,
+                  double patience)
+{
+  bool woken = false;
+  double until;
+  int r;
+
+  request->wake = wake;
+  request->opaque = &woken;
+  while ((r = qed_request_run (image, request)) == QED_WAIT) {
+    until = patience > 0 ? sim_now () + patience : FOREVER;
+    while (!woken && sim_now () < until)
+      fiber_wait (request, until);
+    if (!woken && patience > 0) {
+      qed_request_withdraw (image, request);
+      return -ECANCELED;
+    }
+    woken = false;
+  }
+  return r;
+}
+
+/* A client that goes away, now and then. */
+static double
+draw_patience (struct caller *caller)
+{
+  return random_one_in (&caller->random, 25) ? 0.004 : 0;
+}
+
+/* ---- Where ---- */
+
+/* The callers meet in one window, then in another. */
+static unsigned
+draw_window (struct caller *caller)
+{
+  struct workload *workload = caller->workload;
+  unsigned n = (unsigned) random_below (&caller->random,
+                                        workload->shape->window_count);
+
+  if (random_one_in (&caller->random, workload->moves))
+    workload->focus = n;
+  return random_one_in (&caller->random, 2) ? workload->focus : n;
+}
+
+/* From one of the window's sectors on: part of a cluster, all of one, across
+ * two, or more.
+ */
+static struct range
+draw_range (struct caller *caller)
+{
+  const struct shape *shape = caller->workload->shape;
+  struct random *random = &caller->random;
+  uint64_t per_cluster = shape->cluster_size / SECTOR, at, n;
+  const struct window *w = &shape->windows[draw_window (caller)];
+
+  at = random_below (random, w->count);
+  n = random_between (random, 1, per_cluster < 16 ? per_cluster : 16);
+  switch (random_below (random, per_cluster > 256 ? 40 : 10)) {
+  case 0:                       /* whole clusters */
+    at -= at % per_cluster;
+    n = per_cluster * random_between (random, 1, 2);
+    break;
+  case 1:                       /* all of the window */
+    at = 0;
+    n = w->count;
+    break;
+  default:
+    if (random_one_in (random, 3) && w->count > per_cluster) {
+      at = (1 + random_below (random, (w->count - 1) / per_cluster)) *
+        per_cluster - random_between (random, 1, 4);
+      n = random_between (random, 5, 8);        /* across two clusters */
+    }
+    else if (random_one_in (random, 2))
+      at -= at % per_cluster;   /* where many meet */
+    break;
+  }
+  if (n > w->count - at)
+    n = w->count - at;
+  return (struct range) { w->sector + at, n };
+}
+
+/* ---- What ---- */
+
+static void
+do_write (struct caller *caller)
+{
+  struct workload *workload = caller->workload;
+  struct range range = draw_range (caller);
+  unsigned flags = random_one_in (&caller->random, workload->fua)
+    ? QED_FUA : 0;
+  unsigned char *buf = malloc (range.count * SECTOR);
+  uint32_t number = promise_write (workload->promise, range.sector,
+                                   range.count);
+  struct qed_request request;
+  uint64_t i;
+  int r;
+
+  for (i = 0; i < range.count; i++)
+    stamp_fill (buf + i * SECTOR, range.sector + i, number);
+  sim_trace ("write %" PRIu32 ": sectors 0x%" PRIx64 "+%" PRIu64 "%s", number,
+             range.sector, range.count, flags & QED_FUA ? ", FUA" : "");
+  qed_request_init (&request, QED_OP_WRITE, buf, range.count * SECTOR,
+                    range.sector * SECTOR, flags);
+  r = workload_request (workload->image, &request, draw_patience (caller));
+  sim_trace ("write %" PRIu32 ": %s", number, r < 0 ? strerror (-r) : "done");
+  if (r == 0)
+    promise_written (workload->promise, number, flags & QED_FUA);
+  else if (r != -ECANCELED && !(r == -ENOSPC && workload->may_fill))
+    sim_violation ("write %" PRIu32 " failed: %s", number, strerror (-r));
+  free (buf);
+}
+
+static void
+judge_read (struct caller *caller, const struct range *range,
+            const unsigned char *buf, uint64_t start, uint64_t end)
+{
+  uint64_t i;
+  uint32_t found;
+
+  for (i = 0; i < range->count; i++) {
+    found = stamp_read (buf + i * SECTOR, range->sector + i);
+    if (!promise_allows_read (caller->workload->promise, range->sector + i,
+                              found, start, end))
+      sim_violation ("a read of guest sector 0x%" PRIx64 " returned %s",
+                     range->sector + i, stamp_to_text (buf + i * SECTOR));
+  }
+}
+
+static void
+do_read (struct caller *caller)
+{
+  struct workload *workload = caller->workload;
+  struct range range = draw_range (caller);
+  unsigned char *buf = malloc (range.count * SECTOR);
+  uint64_t start = sim_ticks ();
+  struct qed_request request;
+  int r;
+
+  memset (buf, 0xa5, range.count * SECTOR);
+  sim_trace ("read: sectors 0x%" PRIx64 "+%" PRIu64, range.sector,
+             range.count);
+  qed_request_init (&request, QED_OP_READ, buf, range.count * SECTOR,
+                    range.sector * SECTOR, 0);
+  r = workload_request (workload->image, &request, draw_patience (caller));
+  if (r == 0)
+    judge_read (caller, &range, buf, start, sim_ticks ());
+  else if (r != -ECANCELED)
+    sim_violation ("a read of guest sector 0x%" PRIx64 " failed: %s",
+                   range.sector, strerror (-r));
+  free (buf);
+}
+
+static void
+do_flush (struct caller *caller)
+{
+  struct workload *workload = caller->workload;
+  uint64_t start = sim_ticks ();
+  struct qed_request request;
+  int r;
+
+  sim_trace ("flush");
+  qed_request_init (&request, QED_OP_FLUSH, NULL, 0, 0, 0);
+  r = workload_request (workload->image, &request, draw_patience (caller));
+  sim_trace ("flush: %s", r < 0 ? strerror (-r) : "done");
+  if (r == 0)
+    promise_flushed (workload->promise, start);
+  else if (r != -ECANCELED)
+    sim_violation ("a flush failed: %s", strerror (-r));
+}
+
+/* Long enough that timers fire. */
+static void
+do_idle (struct caller *caller)
+{
+  double until = sim_now () + (double) random_below (&caller->random, 8000) /
+    1e3;
+
+  sim_trace ("idle");
+  while (sim_now () < until)
+    fiber_wait (caller, until);
+}
+
+/* ---- All of them ---- */
+
+static void
+caller_fiber (void *arg)
+{
+  struct caller *caller = arg;
+  struct workload *workload = caller->workload;
+
+  for (; caller->left > 0; caller->left--) {
+    if (random_one_in (&caller->random, workload->flush))
+      do_flush (caller);
+    else if (random_one_in (&caller->random, workload->idle))
+      do_idle (caller);
+    else if (random_one_in (&caller->random, workload->read))
+      do_read (caller);
+    else
+      do_write (caller);
+  }
+  workload->callers--;
+  fiber_wake (workload);
+}
+
+void
+workload_run (struct workload *workload)
+{
+  static const unsigned char rates[] = { 3, 6, 12, 100 };
+  bool brief = random_one_in (workload->random, 8);  /* closed while it opens */
+  unsigned n = (unsigned) random_between (workload->random, 2, 4), i;
+  struct caller callers[4];
+  char name[16];
+
+  workload->flush = rates[random_below (workload->random, 4)];
+  workload->idle = rates[random_below (workload->random, 4)] * 2;
+  workload->read = rates[random_below (workload->random, 4)];
+  workload->fua = rates[random_below (workload->random, 4)];
+  workload->focus = 0;
+  workload->moves = random_one_in (workload->random, 2) ? 8 : 1000;
+  if (workload->shape->one_set || (workload->shape->scattered &&
+                                   random_one_in (workload->random, 2)))
+    workload->flush = workload->fua = workload->idle = 200;
+  workload->callers = n;
+  for (i = 0; i < n; i++) {
+    callers[i].workload = workload;
+    callers[i].random = random_fork (workload->random);
+    callers[i].left = (unsigned) random_between (workload->random,
+                                                 brief ? 0 : 20,
+                                                 brief ? 2 : 60);
+    snprintf (name, sizeof name, "caller%u", i);
+    fiber_spawn (name, FIBER_CALLER, caller_fiber, &callers[i]);
+  }
+  while (workload->callers > 0)
+    fiber_wait (workload, FOREVER);
+}

@@ -1,0 +1,595 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* See model.h for what the model promises. */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model.h"
+#include "pattern.h"
+
+#define SECTOR UINT64_C (512)
+#define SECTORS (MODEL_CHUNK / SECTOR)          /* in a chunk */
+#define BUCKETS 4096u
+#define SAVE_MAGIC UINT64_C (0x316c65646f6d6471)
+
+struct record {
+  uint64_t offset, count;
+  uint64_t issued;
+  uint64_t completed;           /* 0: not answered */
+  uint32_t kind;                /* enum model_kind */
+  uint8_t failed;               /* answered with an error */
+  uint8_t fua;                  /* durable since it completed */
+  uint16_t unused;
+};
+
+struct sector {
+  uint32_t *list;               /* record numbers, ascending */
+  uint32_t n;
+  unsigned char *settled;       /* the bytes that must be here, or NULL */
+};
+
+struct chunk {
+  uint64_t index;               /* offset / MODEL_CHUNK */
+  struct chunk *next;           /* in the bucket */
+  struct sector sectors[SECTORS];
+};
+
+struct model {
+  uint64_t size, key;
+  uint64_t now;                 /* the logical clock */
+  uint64_t flushed;             /* all completed before this is durable */
+  uint64_t horizon;             /* no older read is under way */
+  struct record *records;       /* [0] is not used */
+  uint32_t n, allocated;
+  struct chunk *buckets[BUCKETS];
+};
+
+/* One check of a read, handed down to the sectors. */
+struct check {
+  struct model *m;
+  uint64_t issued;
+  bool crash;
+  FILE *report;
+  uint64_t wrong;               /* bytes */
+  const unsigned char *buf;     /* the whole read, for the report */
+  uint64_t offset, count;
+};
+
+static void *
+must (void *p)
+{
+  if (p == NULL) {
+    fprintf (stderr, "model: out of memory\n");
+    exit (2);
+  }
+  return p;
+}
+
+static unsigned char
+record_byte (const struct model *m, uint32_t seq, uint64_t offset)
+{
+  if (m->records[seq].kind != MODEL_WRITE)
+    return 0;
+  return pattern_byte (m->key, seq, offset);
+}
+
+void
+model_fill (const struct model *m, uint32_t seq, unsigned char *buf)
+{
+  const struct record *r = &m->records[seq];
+
+  pattern_fill (m->key, seq, r->offset, r->count, buf);
+}
+
+/* ---- Chunks and sectors ------------------------------------------------- */
+
+static struct chunk *
+find_chunk (const struct model *m, uint64_t index)
+{
+  struct chunk *c = m->buckets[pattern_mix (index) % BUCKETS];
+
+  while (c != NULL && c->index != index)
+    c = c->next;
+  return c;
+}
+
+static struct sector *
+get_sector (struct model *m, uint64_t offset)
+{
+  uint64_t index = offset / MODEL_CHUNK;
+  struct chunk *c = find_chunk (m, index);
+
+  if (c == NULL) {
+    struct chunk **bucket = &m->buckets[pattern_mix (index) % BUCKETS];
+
+    c = must (calloc (1, sizeof *c));
+    c->index = index;
+    c->next = *bucket;
+    *bucket = c;
+  }
+  return &c->sectors[offset % MODEL_CHUNK / SECTOR];
+}
+
+static const struct sector *
+find_sector (const struct model *m, uint64_t offset)
+{
+  const struct chunk *c = find_chunk (m, offset / MODEL_CHUNK);
+
+  return c ? &c->sectors[offset % MODEL_CHUNK / SECTOR] : NULL;
+}
+
+bool
+model_next_touched (const struct model *m, uint64_t offset, uint64_t *start)
+{
+  uint64_t best = UINT64_MAX;
+
+  for (unsigned b = 0; b < BUCKETS; b++)
+    for (const struct chunk *c = m->buckets[b]; c != NULL; c = c->next)
+      if (c->index >= offset / MODEL_CHUNK && c->index < best)
+        best = c->index;
+  *start = best * MODEL_CHUNK;
+  return best != UINT64_MAX;
+}
+
+static bool
+covers (const struct record *r, uint64_t offset)
+{
+  return offset >= r->offset && offset - r->offset < r->count;
+}
+
+static bool
+durable (const struct model *m, const struct record *r)
+{
+  return r->completed > 0 && (r->fua || r->completed < m->flushed);
+}
+
+/* Whether 'w' surely overwrote what 'v' did, where both cover a byte, in the
+ * eyes of one who looks at time 'issued' or after a crash.
+ */
+static bool
+supersedes (const struct model *m, const struct record *w,
+            const struct record *v, uint64_t issued, bool crash)
+{
+  if (w->completed == 0 || w->failed || w->kind == MODEL_TRIM)
+    return false;
+  if (crash ? !durable (m, w) : w->completed >= issued)
+    return false;
+  return v == NULL || (v->completed > 0 && v->completed < w->issued);
+}
+
+/* Drop from a sector's list what no read, not even one after a crash, can
+ * return any more.
+ */
+static void
+prune (const struct model *m, struct sector *s, uint64_t sector)
+{
+  uint32_t kept = 0;
+
+  for (uint32_t i = 0; i < s->n; i++) {
+    const struct record *v = &m->records[s->list[i]];
+    uint64_t from = v->offset > sector ? v->offset : sector;
+    uint64_t to = v->offset + v->count - 1;
+    bool drop = false;
+
+    if (to > sector + SECTOR - 1)
+      to = sector + SECTOR - 1;
+    for (uint32_t j = i + 1; j < s->n && !drop; j++) {
+      const struct record *w = &m->records[s->list[j]];
+
+      drop = covers (w, from) && covers (w, to)
+        && w->completed < m->horizon
+        && supersedes (m, w, v, m->horizon, true);
+    }
+    if (!drop)
+      s->list[kept++] = s->list[i];
+  }
+  s->n = kept;
+}
+
+static void
+add_to_sector (struct model *m, uint64_t sector, uint32_t seq)
+{
+  struct sector *s = get_sector (m, sector);
+
+  prune (m, s, sector);
+  s->list = must (realloc (s->list, (s->n + 1) * sizeof *s->list));
+  s->list[s->n++] = seq;
+  free (s->settled);
+  s->settled = NULL;
+}
+
+/* ---- Changes ------------------------------------------------------------ */
+
+struct model *
+model_new (uint64_t size, uint64_t key)
+{
+  struct model *m = must (calloc (1, sizeof *m));
+
+  m->size = size;
+  m->key = key;
+  m->now = 1;
+  m->allocated = 1024;
+  m->records = must (calloc (m->allocated, sizeof *m->records));
+  m->n = 1;
+  m->horizon = 1;
+  return m;
+}
+
+void
+model_free (struct model *m)
+{
+  for (unsigned b = 0; b < BUCKETS; b++)
+    while (m->buckets[b] != NULL) {
+      struct chunk *c = m->buckets[b];
+
+      m->buckets[b] = c->next;
+      for (unsigned i = 0; i < SECTORS; i++) {
+        free (c->sectors[i].list);
+        free (c->sectors[i].settled);
+      }
+      free (c);
+    }
+  free (m->records);
+  free (m);
+}
+
+uint64_t
+model_size (const struct model *m)
+{
+  return m->size;
+}
+
+uint64_t
+model_key (const struct model *m)
+{
+  return m->key;
+}
+
+uint32_t
+model_records (const struct model *m)
+{
+  return m->n - 1;
+}
+
+uint64_t
+model_tick (struct model *m)
+{
+  return ++m->now;
+}
+
+uint32_t
+model_issue (struct model *m, enum model_kind kind, uint64_t offset,
+             uint64_t count)
+{
+  uint32_t seq = m->n++;
+
+  if (seq == m->allocated) {
+    m->allocated *= 2;
+    m->records = must (realloc (m->records,
+                                m->allocated * sizeof *m->records));
+  }
+  m->records[seq] = (struct record) {
+    .offset = offset, .count = count, .issued = model_tick (m), .kind = kind,
+  };
+  for (uint64_t s = offset - offset % SECTOR; s < offset + count; s += SECTOR)
+    add_to_sector (m, s, seq);
+  return seq;
+}
+
+void
+model_complete (struct model *m, uint32_t seq, bool ok, bool fua)
+{
+  struct record *r = &m->records[seq];
+
+  r->completed = model_tick (m);
+  r->failed = !ok;
+  r->fua = ok && fua;
+}
+
+void
+model_server_died (struct model *m)
+{
+  for (uint32_t seq = 1; seq < m->n; seq++)
+    if (m->records[seq].completed == 0)
+      model_complete (m, seq, false, false);
+}
+
+void
+model_flushed (struct model *m, uint64_t issued)
+{
+  if (issued > m->flushed)
+    m->flushed = issued;
+}
+
+void
+model_set_horizon (struct model *m, uint64_t oldest)
+{
+  m->horizon = oldest;
+}
+
+/* ---- Checking ----------------------------------------------------------- */
+
+/* Whether some record that may be seen at 'offset' has this value there. */
+static bool
+acceptable (const struct check *c, const struct sector *s, uint64_t offset,
+            unsigned char got)
+{
+  const struct model *m = c->m;
+
+  for (uint32_t i = 0; i <= s->n; i++) {
+    /* i == s->n stands for the zeros that were there at first. */
+    const struct record *v = i < s->n ? &m->records[s->list[i]] : NULL;
+    bool gone = false;
+
+    if (v != NULL && !covers (v, offset))
+      continue;
+    if ((v ? record_byte (m, s->list[i], offset) : 0) != got)
+      continue;
+    for (uint32_t j = 0; j < s->n && !gone; j++) {
+      const struct record *w = &m->records[s->list[j]];
+
+      gone = covers (w, offset)
+        && supersedes (m, w, v, c->issued, c->crash);
+    }
+    if (!gone)
+      return true;
+  }
+  return false;
+}
+
+/* Say which record's data this is, if it is any's. */
+static void
+report_origin (const struct check *c, uint64_t offset)
+{
+  const struct model *m = c->m;
+  uint64_t at = (offset + 7) & ~UINT64_C (7), origin;
+  const unsigned char *word;
+  const struct record *r;
+  uint32_t seq;
+
+  if (at + 8 > c->offset + c->count)
+    at = offset & ~UINT64_C (7);
+  if (at < c->offset || at + 8 > c->offset + c->count) {
+    fprintf (c->report, "  found: too short a read to tell whose data\n");
+    return;
+  }
+  word = c->buf + (at - c->offset);
+  if (memcmp (word, "\0\0\0\0\0\0\0", 8) == 0) {
+    fprintf (c->report, "  found: zeros at 0x%" PRIx64 "\n", at);
+    return;
+  }
+  pattern_decode (m->key, word, &seq, &origin);
+  r = &m->records[seq < m->n ? seq : 0];
+  if (origin + 7 < r->offset % PATTERN_SPAN
+      || origin >= r->offset % PATTERN_SPAN + r->count)
+    fprintf (c->report, "  found: no data of ours at 0x%" PRIx64 "\n", at);
+  else
+    fprintf (c->report, "  found: at 0x%" PRIx64 " what write #%" PRIu32
+             " put at 0x%" PRIx64 " (%s)\n", at, seq, origin,
+             origin == at % PATTERN_SPAN ? "another version"
+                                         : "foreign data");
+}
+
+static void
+report_wrong (const struct check *c, const struct sector *s, uint64_t offset,
+              unsigned char got)
+{
+  static const char *const names[] = { "write", "zero", "trim" };
+  const struct model *m = c->m;
+
+  fprintf (c->report, "WRONG DATA at offset 0x%" PRIx64 ": got 0x%02x"
+           " (read of 0x%" PRIx64 "+0x%" PRIx64 " issued at %" PRIu64 "%s)\n",
+           offset, got, c->offset, c->count, c->issued,
+           c->crash ? ", after a crash" : "");
+  if (s->settled != NULL && !c->crash)
+    fprintf (c->report, "  expected: 0x%02x, as an earlier read found\n",
+             s->settled[offset % SECTOR]);
+  for (uint32_t i = 0; i < s->n; i++) {
+    const struct record *r = &m->records[s->list[i]];
+
+    if (covers (r, offset))
+      fprintf (c->report, "  candidate: 0x%02x by %s #%" PRIu32 " of 0x%"
+               PRIx64 "+0x%" PRIx64 ", issued %" PRIu64 ", completed %"
+               PRIu64 "%s%s\n", record_byte (m, s->list[i], offset),
+               names[r->kind], s->list[i], r->offset, r->count, r->issued,
+               r->completed, r->failed ? ", failed" : "",
+               durable (m, r) ? ", durable" : "");
+  }
+  report_origin (c, offset);
+}
+
+/* A quiet sector was read: it must stay so. */
+static void
+settle (struct model *m, uint64_t sector, const unsigned char *got)
+{
+  struct sector *s = get_sector (m, sector);
+
+  if (s->settled == NULL)
+    s->settled = must (malloc (SECTOR));
+  memcpy (s->settled, got, SECTOR);
+}
+
+/* The common case: a whole sector holds what came last.  That may always be
+ * so, since nothing was issued later that could supersede it.
+ */
+static bool
+newest_is_here (const struct model *m, const struct sector *s,
+                uint64_t sector, const unsigned char *got)
+{
+  unsigned char expected[SECTOR] = { 0 };
+
+  if (s->n > 0) {
+    const struct record *r = &m->records[s->list[s->n - 1]];
+
+    if (!covers (r, sector) || !covers (r, sector + SECTOR - 1))
+      return false;
+    if (r->kind == MODEL_WRITE)
+      pattern_fill (m->key, s->list[s->n - 1], sector, SECTOR, expected);
+  }
+  return memcmp (got, expected, SECTOR) == 0;
+}
+
+/* Check the bytes from..to (exclusive) of one sector. */
+static void
+check_sector (struct check *c, uint64_t from, uint64_t to,
+              const unsigned char *got)
+{
+  static const struct sector untouched;
+  uint64_t sector = from - from % SECTOR;
+  const struct sector *s = find_sector (c->m, sector);
+  bool whole = to - from == SECTOR;
+  bool quiet = true;            /* nothing was changing it meanwhile */
+  bool newest, settled;
+
+  if (s == NULL)
+    s = &untouched;
+  newest = whole && newest_is_here (c->m, s, sector, got);
+  if (newest && s->n <= 1 && s->settled == NULL)
+    return;
+  for (uint32_t i = 0; i < s->n; i++) {
+    uint64_t completed = c->m->records[s->list[i]].completed;
+
+    quiet &= completed > 0 && completed < c->issued;
+  }
+  settled = quiet && s->settled != NULL && !c->crash;
+  if (settled && memcmp (s->settled + from % SECTOR, got, to - from) == 0)
+    return;
+  for (uint64_t o = from; o < to && (settled || !newest); o++)
+    if (settled ? s->settled[o % SECTOR] != got[o - from]
+        : !acceptable (c, s, o, got[o - from]))
+      if (c->wrong++ == 0)
+        report_wrong (c, s, o, got[o - from]);
+  if (quiet && whole && s->n > 0)
+    settle (c->m, sector, got);
+}
+
+bool
+model_check (struct model *m, uint64_t offset, uint64_t count,
+             const unsigned char *buf, uint64_t issued, bool crash,
+             FILE *report)
+{
+  struct check c = {
+    .m = m, .issued = issued, .crash = crash, .report = report,
+    .buf = buf, .offset = offset, .count = count,
+  };
+  uint64_t o = offset, end = offset + count;
+
+  while (o < end) {
+    uint64_t to = o - o % SECTOR + SECTOR;
+
+    if (to > end)
+      to = end;
+    check_sector (&c, o, to, buf + (o - offset));
+    o = to;
+  }
+  if (c.wrong > 0)
+    fprintf (report, "  %" PRIu64 " of %" PRIu64 " bytes are wrong\n",
+             c.wrong, count);
+  return c.wrong == 0;
+}
+
+/* ---- Files -------------------------------------------------------------- */
+
+static void
+put (FILE *f, const void *p, size_t n, const char *path)
+{
+  if (n > 0 && fwrite (p, n, 1, f) != 1) {
+    fprintf (stderr, "model: %s: %s\n", path, strerror (errno));
+    exit (2);
+  }
+}
+
+static void
+get (FILE *f, void *p, size_t n, const char *path)
+{
+  if (n > 0 && fread (p, n, 1, f) != 1) {
+    fprintf (stderr, "model: %s: not a saved model, or cut short\n", path);
+    exit (2);
+  }
+}
+
+static FILE *
+must_open (const char *path, const char *mode)
+{
+  FILE *f = fopen (path, mode);
+
+  if (f == NULL) {
+    fprintf (stderr, "model: %s: %s\n", path, strerror (errno));
+    exit (2);
+  }
+  return f;
+}
+
+/* The file: magic, size, key, now, flushed, count of records, records, then
+ * (offset, list length, has settled bytes, list, bytes) of each touched
+ * sector, and UINT64_MAX.
+ */
+void
+model_save (const struct model *m, const char *path)
+{
+  FILE *f = must_open (path, "w");
+  uint64_t head[6] = { SAVE_MAGIC, m->size, m->key, m->now, m->flushed, m->n };
+  uint64_t end[3] = { UINT64_MAX, 0, 0 };
+
+  put (f, head, sizeof head, path);
+  put (f, m->records, m->n * sizeof *m->records, path);
+  for (unsigned b = 0; b < BUCKETS; b++)
+    for (const struct chunk *c = m->buckets[b]; c != NULL; c = c->next)
+      for (unsigned i = 0; i < SECTORS; i++) {
+        const struct sector *s = &c->sectors[i];
+        uint64_t item[3] = { c->index * MODEL_CHUNK + i * SECTOR, s->n,
+                             s->settled != NULL };
+
+        if (s->n == 0)
+          continue;
+        put (f, item, sizeof item, path);
+        put (f, s->list, s->n * sizeof *s->list, path);
+        put (f, s->settled, s->settled ? SECTOR : 0, path);
+      }
+  put (f, end, sizeof end, path);
+  if (fclose (f) != 0) {
+    fprintf (stderr, "model: %s: %s\n", path, strerror (errno));
+    exit (2);
+  }
+}
+
+struct model *
+model_load (const char *path)
+{
+  FILE *f = must_open (path, "r");
+  struct model *m;
+  uint64_t head[6], item[3];
+
+  get (f, head, sizeof head, path);
+  if (head[0] != SAVE_MAGIC) {
+    fprintf (stderr, "model: %s: not a saved model\n", path);
+    exit (2);
+  }
+  m = model_new (head[1], head[2]);
+  m->now = head[3];
+  m->flushed = head[4];
+  m->n = m->allocated = head[5];
+  free (m->records);
+  m->records = must (calloc (m->allocated, sizeof *m->records));
+  get (f, m->records, m->n * sizeof *m->records, path);
+  for (;;) {
+    struct sector *s;
+
+    get (f, item, sizeof item, path);
+    if (item[0] == UINT64_MAX)
+      break;
+    s = get_sector (m, item[0]);
+    s->n = item[1];
+    s->list = must (calloc (s->n, sizeof *s->list));
+    get (f, s->list, s->n * sizeof *s->list, path);
+    if (item[2]) {
+      s->settled = must (malloc (SECTOR));
+      get (f, s->settled, SECTOR, path);
+    }
+  }
+  fclose (f);
+  return m;
+}

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+# For the tests that look at the server from outside: start it, stop it, kill
+# it, and judge the image that it leaves.  To be sourced after functions.sh.
+#
+# QED_SERVER=qemu puts qemu-nbd in the server's place, to tell whether a
+# failure is the server's or the test's.
+
+qed_server=${QED_SERVER:-nbdkit}
+sock=$tmpdir/sock
+pidfile=$tmpdir/pid
+uri="nbd+unix:///?socket=$sock"
+
+# make_image FILE CLUSTER-SIZE TABLE-SIZE SIZE
+make_image ()
+{
+    if [ "$qed_server" = qemu ]; then
+        qemu-img create -q -f qed -o "cluster_size=$2,table_size=$3" "$1" "$4"
+    else
+        qedctl create "$1" "$4" \
+            --cluster-size "$2" --table-size "$3" >/dev/null
+    fi
+}
+
+# Serve an image on $uri: serve IMAGE [PARAMETER=VALUE...].
+serve ()
+{
+    rm -f "$sock"
+    if [ "$qed_server" = nbdkit ]; then
+        start_nbdkit -P "$pidfile" -U "$sock" qed "$@"
+    else
+        qemu-nbd -f qed --fork -t --shared 64 -k "$sock" \
+            --pid-file="$pidfile" "$1"
+        cleanup_fn serve_signal KILL "$pidfile"
+    fi
+}
+
+serve_signal ()
+{
+    local i pid=$(cat "$2" 2>/dev/null)
+
+    kill -"$1" "$pid" 2>/dev/null || return 0
+    for i in {1..300}; do
+        kill -0 "$pid" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    fail "qemu-nbd does not end"
+}
+
+# Stop the server in the friendly way.  It must agree.
+serve_stop ()
+{
+    if [ "$qed_server" = nbdkit ]; then
+        stop_nbdkit "$pidfile" || fail "the server ended with status $?"
+    else
+        serve_signal TERM "$pidfile"
+    fi
+}
+
+serve_kill ()
+{
+    if [ "$qed_server" = nbdkit ]; then
+        kill_nbdkit "$pidfile"
+    else
+        serve_signal KILL "$pidfile"
+    fi
+}
+
+model_test ()
+{
+    "$abs_top_builddir/tests/model-test" "$@"
+}
+
+# Whether NEED_CHECK is set: a fact of the byte at offset 16.
+need_check ()
+{
+    local byte
+
+    byte=$(od -A n -t u1 -j 16 -N 1 "$1")
+    [ $((byte & 2)) -ne 0 ]
+}
+
+# header_field FILE OFFSET BYTES: a little-endian number (as od reads it here)
+header_field ()
+{
+    od -A n -t "u$3" -j "$2" -N "$3" "$1" | tr -d ' '
+}
+
+# Whether QEMU 7.2 can open images of this geometry: qemu_opens CLUSTER TABLE.
+# It wants two clusters a table, and its largest image overflows 64 bits.
+qemu_opens ()
+{
+    local bits=0 n
+
+    [ "$2" -ge 2 ] || return 1
+    for ((n = $1; n > 1; n /= 2)); do bits=$((bits + 3)); done
+    for ((n = $2; n > 1; n /= 2)); do bits=$((bits + 2)); done
+    [ $((bits - 6)) -lt 64 ]
+}
+
+# Every cluster must be referenced once, whatever QEMU thinks of the geometry.
+walk_image ()
+{
+    "$PYTHON" "$srcdir/image-walk.py" "$1" ||
+        fail "the tables of $1 are not in order"
+}
+
+# qemu-img check must find nothing: qemu_check IMAGE.  QEMU 7.2 divides by
+# (cluster size - 1) to count clusters, and calls leaked what isn't there:
+# exactly so many are tolerated.
+qemu_check ()
+{
+    local cluster length leaks found
+
+    cluster=$(header_field "$1" 4 4)
+    length=$(stat -c %s "$1")
+    leaks=$((length / (cluster - 1) - length / cluster))
+    qemu-img check -f qed --output=json "$1" > "$tmpdir/check.json" || :
+    found=$(jq -r '"\(.["check-errors"]) \(.corruptions // 0) \(.leaks // 0)"' \
+               < "$tmpdir/check.json")
+    if [ "$found" != "0 0 0" ] && [ "$found" != "0 0 $leaks" ]; then
+        cat "$tmpdir/check.json" >&2
+        fail "qemu-img check of $1: errors, corruptions, leaks: $found"
+    fi
+}
