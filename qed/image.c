@@ -479,6 +479,24 @@ read_first_l1_page (struct qed_image *image)
   return r;
 }
 
+/* The cache never needs more than twice the pages that the image can have:
+ * then none of its sets is ever full.
+ */
+static uint64_t
+cache_bytes (const struct qed_image *image)
+{
+  const struct format_geometry *g = &image->geometry;
+  uint64_t l2_pages = (g->image_size >> g->cluster_bits) / PAGE_ENTRIES + 1;
+  uint64_t l1_pages = (g->image_size >> g->cluster_bits >> g->entries_bits)
+    / PAGE_ENTRIES + 1;
+  uint64_t most = 2 * (l1_pages + l2_pages) * PAGE_BYTES;
+
+  if (most < QED_METADATA_CACHE_MIN)
+    most = QED_METADATA_CACHE_MIN;
+  return image->options.metadata_cache < most
+    ? image->options.metadata_cache : most;
+}
+
 static int
 open_backing (struct qed_image *image)
 {
@@ -491,7 +509,7 @@ static int
 init_parts (struct qed_image *image, uint64_t length)
 {
   int r = metadata_init (&image->metadata, image->storage,
-                         image->options.metadata_cache);
+                         cache_bytes (image));
 
   if (r < 0)
     return r;

@@ -73,7 +73,8 @@ qemu_repair ()
     need_check "$tmpdir/copy.qed" && fail "QEMU could not repair the image"
     qemu-img convert -f qed -O raw "$tmpdir/copy.qed" "$tmpdir/copy.raw"
     nbdkit -U - file "$tmpdir/copy.raw" --run "
-        '$abs_top_builddir/tests/model-test' --load '$model' --verify-only --crash \"\$uri\"" ||
+        '$abs_top_builddir/tests/model-test' --load '$model' \\
+        --verify-only --crash \"\$uri\"" ||
         fail "what was flushed is lost in the image that QEMU repaired"
     rm -f "$tmpdir/copy.qed" "$tmpdir/copy.raw"
 }

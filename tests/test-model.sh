@@ -68,15 +68,15 @@ geometry ()
 }
 
 # The sizes end within a cluster, behind several tables' ends.
-geometry 4096 1 $((9 * 1024 * 1024 + 1536)) 1000
-geometry 4096 2 $((33 * 1024 * 1024 + 512)) 1000
-geometry 65536 4 $((4 * 1024 * 1024 * 1024 + 66048)) 600
-geometry 65536 4 $((200 * 1024 * 1024 + 512)) 600
-geometry 1048576 1 $((258 * 1024 * 1024 * 1024 + 512)) 300
+geometry 4096 1 $((9 * 1024 * 1024 + 1536)) 700
+geometry 4096 2 $((33 * 1024 * 1024 + 512)) 700
+geometry 65536 4 $((4 * 1024 * 1024 * 1024 + 66048)) 400
+geometry 65536 4 $((200 * 1024 * 1024 + 512)) 400
+geometry 1048576 1 $((258 * 1024 * 1024 * 1024 + 512)) 200
 [ "$qed_server" = qemu ] ||
-    geometry 2097152 16 $((8 * 1024 * 1024 * 1024 * 1024 + 4096512)) 200
+    geometry 2097152 16 $((8 * 1024 * 1024 * 1024 * 1024 + 4096512)) 120
 
 # Tables that exceed the metadata cache: each page of one covers 2 MiB, the
 # cache holds 64.
 [ "$qed_server" = qemu ] ||
-    geometry 4096 2 $((600 * 1024 * 1024)) 1000 metadata-cache=256K
+    geometry 4096 2 $((600 * 1024 * 1024)) 700 metadata-cache=256K
