@@ -82,9 +82,7 @@ change_load (struct qed_image *image, struct qed_request *request,
     ? request_wait_job (image, &image->want_flush, request) : r;
 }
 
-/* What was used before must not be seen.  Clusters that can't be zeroed are
- * not handed out again: a bad spot fails one request, not every one after.
- */
+/* What was used before must not be seen. */
 static int
 zero_run (struct qed_image *image, const struct space_run *run)
 {
@@ -98,6 +96,16 @@ zero_run (struct qed_image *image, const struct space_run *run)
   if (r < 0)
     image_report (image, "zeroing reused clusters at file offset", offset, r);
   return r;
+}
+
+/* Whether clusters that were not published are free again.  Those that the
+ * storage failed to zero are not: a bad spot would fail every request after
+ * this one.  That the storage was full says nothing about them.
+ */
+static bool
+may_reuse (int r)
+{
+  return r == REQUEST_AGAIN || r == -ENOSPC || r == -EDQUOT;
 }
 
 /* There is no free cluster, but some were freed: a write-back, and then their
@@ -178,7 +186,7 @@ new_table (struct qed_image *image, struct qed_request *request,
       r = link_table (image, page, index, &run);
     else if (r == 0)
       r = REQUEST_AGAIN;
-    if (r == REQUEST_AGAIN)
+    if (may_reuse (r))
       space_release (&image->space, &run);
   }
   if (page)
@@ -259,7 +267,7 @@ new_clusters (struct qed_image *image, struct qed_request *request,
       r = link_clusters (image, page, index, run);
     else if (r == 0)
       r = REQUEST_AGAIN;
-    if (r == REQUEST_AGAIN)
+    if (may_reuse (r))
       space_release (&image->space, run);
   }
   if (page)
