@@ -29,20 +29,25 @@ empty_entry (const struct qed_image *image, uint64_t at)
 }
 
 /* The run's clusters lose their place, if they have one.  Entries that are not
- * as they were looked up were changed meanwhile by someone else, whose change
- * then is the later one.  With the page locked.
+ * as they were looked up were changed meanwhile by someone else.  Returns
+ * false if he gave one a place: around his data there may be what stands in
+ * the backing file, so that the caller must look up again.  With the page
+ * locked.
  */
-static void
+static bool
 clear_entries (struct qed_image *image, struct page *page, uint64_t at,
                const struct extent *extent, unsigned n)
 {
   unsigned bits = image->geometry.cluster_bits, i;
   unsigned index = image_l2_index (image, at);
-  uint64_t first = extent->offset >> bits, was;
+  uint64_t first = extent->offset >> bits, was, is;
+  bool all = true;
 
   for (i = 0; i < n; i++) {
     was = extent->class == FORMAT_ALLOCATED ? (first + i) << bits : 0;
-    if ((page_get (page, index + i) & ~ENTRY_MARKS) != was) {
+    is = page_get (page, index + i) & ~ENTRY_MARKS;
+    if (is != was) {
+      all &= is == 0 || is == FORMAT_ENTRY_ZERO;
       space_unpromise (&image->space, 1);
       continue;
     }
@@ -55,6 +60,7 @@ clear_entries (struct qed_image *image, struct page *page, uint64_t at,
   }
   atomic_store_explicit (&image->last_change, loop_now (),
                          memory_order_relaxed);
+  return all;
 }
 
 /* With the gate held. */
@@ -77,9 +83,9 @@ clear_in_gate (struct qed_image *image, struct qed_request *request,
     space_unpromise (&image->space, n);
     return change_load (image, request, at);
   }
-  clear_entries (image, page, at, extent, n);
+  r = clear_entries (image, page, at, extent, n) ? 0 : REQUEST_AGAIN;
   metadata_unlock_page (&image->metadata, page);
-  return 0;
+  return r;
 }
 
 /* Whole clusters, at most one page of them; *bytes says how much of the
