@@ -228,8 +228,10 @@ struct extent {
  */
 #define REQUEST_AGAIN 2
 
-/* Look up guest address 'at', for at most 'bytes'.  With a guard held.
- * Returns 0; REQUEST_AGAIN after a page was loaded; QED_WAIT or an error.
+/* Look up guest address 'at', for at most 'bytes'; and not beyond the entries
+ * of one page, so that it costs little to ask again where only a small part
+ * was of use.  With a guard held.  Returns 0; REQUEST_AGAIN after a page was
+ * loaded; QED_WAIT or an error.
  */
 int request_lookup (struct qed_image *image, struct qed_request *request,
                     uint64_t at, uint64_t bytes, struct extent *extent);

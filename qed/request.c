@@ -301,7 +301,8 @@ request_lookup (struct qed_image *image, struct qed_request *request,
 
   if (r != 0)
     return r;
-  while (extent->bytes < bytes) {
+  while (extent->bytes < bytes &&
+         image_l2_index (image, at + extent->bytes) != 0) {
     if (!metadata_get (&image->metadata,
                        image_l2_key (image, at + extent->bytes),
                        image_l2_index (image, at + extent->bytes), &entry) ||
