@@ -98,12 +98,11 @@ zero_run (struct qed_image *image, const struct space_run *run)
   return r;
 }
 
-/* Whether clusters that were not published are free again.  Those that the
- * storage failed to zero are not: a bad spot would fail every request after
- * this one.  That the storage was full says nothing about them.
+/* A bad spot would fail every request after this one.  That the storage was
+ * full says nothing about the clusters.
  */
-static bool
-may_reuse (int r)
+bool
+allocate_may_reuse (int r)
 {
   return r == REQUEST_AGAIN || r == -ENOSPC || r == -EDQUOT;
 }
@@ -186,7 +185,7 @@ new_table (struct qed_image *image, struct qed_request *request,
       r = link_table (image, page, index, &run);
     else if (r == 0)
       r = REQUEST_AGAIN;
-    if (may_reuse (r))
+    if (allocate_may_reuse (r))
       space_release (&image->space, &run);
   }
   if (page)
@@ -267,7 +266,7 @@ new_clusters (struct qed_image *image, struct qed_request *request,
       r = link_clusters (image, page, index, run);
     else if (r == 0)
       r = REQUEST_AGAIN;
-    if (may_reuse (r))
+    if (allocate_may_reuse (r))
       space_release (&image->space, run);
   }
   if (page)

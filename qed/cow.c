@@ -206,10 +206,13 @@ write_clusters (struct qed_image *image, struct cow *cow, const void *data)
       iov[1].iov_base = memset (cow->fill + cow->in, 0, cow->bytes);
     r = s->ops->pwritev (s, iov, 3, offset);
   }
-  if (r < 0)
-    image_report (image, "writing data at file offset", offset, r);
-  else
+  if (r == 0)
     cow->written = true;
+  else {
+    image_report (image, "writing data at file offset", offset, r);
+    if (!allocate_may_reuse (r))
+      cow->run.n = 0;           /* stays out of use */
+  }
   return r;
 }
 

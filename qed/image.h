@@ -282,6 +282,10 @@ int allocate_table (struct qed_image *image, struct qed_request *request,
                     uint64_t at);
 int allocate_reserve (struct qed_image *image, struct qed_request *request,
                       uint64_t want, struct space_run *run);
+/* Whether clusters that were not published are free again, after what is no
+ * success: those that the storage failed to write are not.
+ */
+bool allocate_may_reuse (int r);
 void allocate_publish (struct qed_image *image, struct page *page,
                        unsigned index, const struct space_run *run);
 
