@@ -456,12 +456,18 @@ space_is_table (struct space *space, uint64_t cluster)
 bool
 space_cut_wanted (struct space *space, uint64_t *length)
 {
+  uint64_t was_end;
   bool wanted;
 
   pthread_mutex_lock (&space->lock);
+  was_end = space->end;
   if (space->reuse)
-    while (space->end > space->base && !bitmap_test (&space->used, space->end - 1))
+    while (space->end > space->base &&
+           !bitmap_test (&space->used, space->end - 1))
       space->end--;
+  /* Should the cut fail, the tail was used before. */
+  if (space->end < was_end && space->fresh < was_end)
+    space->fresh = was_end;
   *length = space->end * space->cluster_size;
   wanted = space->reuse && space->can_grow &&
     atomic_load (&space->length_bytes) > *length;
