@@ -129,8 +129,8 @@ punched (struct storage_io *io)
   struct reclaim *reclaim = io->opaque;
 
   if (io->error < 0 && io->error != -EOPNOTSUPP)
-    image_report (reclaim->image, "punching freed clusters at file offset", io->offset,
-                  io->error);
+    image_report (reclaim->image, "punching freed clusters at file offset",
+                  io->offset, io->error);
   if (reclaim->next < reclaim->n)
     punch_next (reclaim, io);
   else
