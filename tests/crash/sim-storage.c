@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "sim-storage.h"
 #include "sim.h"
@@ -154,6 +155,14 @@ sim_zero (struct storage *s, uint64_t offset, uint64_t count)
   return 0;
 }
 
+static void
+sim_prefetch (struct storage *s, uint64_t offset, uint64_t count)
+{
+  (void) s;
+  (void) offset;
+  (void) count;
+}
+
 static int
 sim_resize (struct storage *s, uint64_t length)
 {
@@ -239,6 +248,8 @@ static const struct storage_ops sim_ops = {
   .pwrite = sim_pwrite,
   .pwritev = sim_pwritev,
   .zero = sim_zero,
+  .punch = sim_zero,
+  .prefetch = sim_prefetch,
   .resize = sim_resize,
   .length = sim_length,
   .sync = sim_sync,
@@ -262,6 +273,19 @@ sim_storage_open (struct disk *disk, struct random *random)
 }
 
 /* ---- What the engine looks for in storage-file.c ---- */
+
+/* There are no other files. */
+int
+storage_file_open_fd (int fd, const char *path, bool lock,
+                      const struct qed_log *log, struct storage **storage)
+{
+  (void) path;
+  (void) lock;
+  (void) log;
+  (void) storage;
+  close (fd);
+  return -ENOENT;
+}
 
 int
 storage_file_open (const char *path, bool read_only, bool lock,
