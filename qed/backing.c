@@ -10,12 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include <linux/openat2.h>
-
 #include "backing.h"
+#include "file.h"
 #include "image.h"
 
 struct backing {
@@ -84,19 +82,6 @@ resolve_name (const char *directory, const char *name)
   return path;
 }
 
-/* What of a path lies below a directory, or NULL. */
-static const char *
-below (const char *directory, const char *path)
-{
-  size_t len = strlen (directory);
-
-  if (strcmp (directory, "/") == 0)
-    return path + 1;
-  if (strncmp (directory, path, len) != 0 || path[len] != '/')
-    return NULL;
-  return path + len + 1;
-}
-
 /* A scheme before a colon: a URI, or QEMU's "json:", "nbd:", "fat:"... */
 static bool
 has_scheme (const char *name)
@@ -109,41 +94,15 @@ has_scheme (const char *name)
 
 /* ---- Opening a file under the policy ---- */
 
-/* Open beneath a directory, wherever symlinks on the way lead. */
-static int
-open_beneath (const char *directory, const char *rest)
-{
-  struct open_how how = {
-    .flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
-    .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
-  };
-  int dir = open (directory, O_PATH | O_DIRECTORY | O_CLOEXEC), fd;
-
-  if (dir == -1)
-    return -errno;
-  fd = (int) syscall (SYS_openat2, dir, rest, &how, sizeof how);
-  if (fd == -1)
-    fd = -errno;
-  close (dir);
-  return fd;
-}
-
 static int
 open_file (const struct qed_image *image, const char *path)
 {
   const struct qed_log *log = &image->options.log;
-  const char *directory = image->options.backing_directory, *rest;
-  int fd;
+  const char *directory = image->options.backing == QED_BACKING_ANY
+    ? NULL : image->options.backing_directory;
+  int fd = file_open_beneath (path, directory, O_RDONLY);
 
-  if (image->options.backing == QED_BACKING_ANY) {
-    fd = open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    fd = fd == -1 ? -errno : fd;
-  }
-  else {
-    rest = below (directory, path);
-    fd = rest ? open_beneath (directory, rest) : -EXDEV;
-  }
-  if (fd == -EXDEV || fd == -ELOOP)
+  if (fd == -EXDEV)
     log_error (log, "%s: the backing file %s is not inside %s: move it there, "
                "or allow it with backing=DIRECTORY or backing=any",
                image->path, path, directory ? directory : "/");

@@ -30,6 +30,12 @@ qed_options_init (struct qed_options *options)
   options->metadata_cache = QED_METADATA_CACHE_DEFAULT;
 }
 
+struct qed_file_id
+qed_identify (const struct qed_image *image)
+{
+  return (struct qed_file_id) { image->device, image->inode };
+}
+
 uint64_t
 qed_size (const struct qed_image *image)
 {
@@ -613,8 +619,7 @@ qed_open (const struct qed_options *options, struct qed_image **image)
                QED_METADATA_CACHE_MIN);
     return -EINVAL;
   }
-  r = storage_file_open (options->path, options->read_only, options->lock,
-                         &options->log, &storage);
+  r = storage_file_open (options, &storage);
   return r < 0 ? r : image_open_storage (options, storage, image);
 }
 

@@ -64,6 +64,9 @@ enum qed_backing_mode {
 
 struct qed_options {
   const char *path;             /* the image file */
+  const char *beneath;          /* NULL, or an absolute directory without
+                                 * symlinks: the path begins with it, and no
+                                 * symlink on the way may lead out of it */
   bool read_only;               /* never change the file */
   bool lock;                    /* take QEMU's file locks */
   enum qed_backing_mode backing;        /* which backing files are opened */
@@ -103,6 +106,21 @@ int qed_start (struct qed_image *image);
  * (NEED_CHECK then stays set); the image is gone in any case.
  */
 int qed_close (struct qed_image *image);
+
+/* Which file it is, as stat tells: two paths may lead to the same one. */
+struct qed_file_id {
+  uint64_t device, inode;
+};
+
+/* Which file a path leads to, without opening it.  'beneath' as in struct
+ * qed_options: -EXDEV if it leads out of there.  -EINVAL if an image can't
+ * lie on such a file, as on a directory.
+ */
+int qed_file_identify (const char *path, const char *beneath,
+                       struct qed_file_id *id);
+
+/* The file that was opened. */
+struct qed_file_id qed_identify (const struct qed_image *image);
 
 uint64_t qed_size (const struct qed_image *image);
 uint32_t qed_cluster_size (const struct qed_image *image);

@@ -272,24 +272,25 @@ static const struct storage_ops file_ops = {
 
 /* A file that may not be written is served read-only. */
 static int
-open_file (struct storage_file *file, const char *path,
-           const struct qed_log *log)
+open_file (struct storage_file *file, const struct qed_options *options)
 {
   static const struct qed_log quiet;
+  const struct qed_log *log = &options->log;
+  const char *path = options->path, *beneath = options->beneath;
   struct file_facts facts;
   int r = -EROFS;
 
   if (!file->storage.read_only)
-    r = file_open (path, O_RDWR, &quiet, &facts);
+    r = file_open (path, beneath, O_RDWR, &quiet, &facts);
   if (r == -EACCES || r == -EPERM || r == -EROFS) {
-    r = file_open (path, O_RDONLY, log, &facts);
+    r = file_open (path, beneath, O_RDONLY, log, &facts);
     if (r >= 0 && !file->storage.read_only)
       log_warning (log, "%s: the file may not be written: served read-only",
                    path);
     file->storage.read_only = true;
   }
   else if (r < 0)
-    r = file_open (path, O_RDWR, log, &facts);
+    r = file_open (path, beneath, O_RDWR, log, &facts);
   if (r < 0)
     return r;
   file->fd = r;
@@ -351,21 +352,22 @@ finish_open (struct storage_file *file, const char *path, bool lock,
 }
 
 int
-storage_file_open (const char *path, bool read_only, bool lock,
-                   const struct qed_log *log, struct storage **storage)
+storage_file_open (const struct qed_options *options,
+                   struct storage **storage)
 {
   struct storage_file *file = calloc (1, sizeof *file);
   int r;
 
   if (file == NULL)
     return -ENOMEM;
-  file->storage.read_only = read_only;
-  r = open_file (file, path, log);
+  file->storage.read_only = options->read_only;
+  r = open_file (file, options);
   if (r < 0) {
     free (file);
     return r;
   }
-  return finish_open (file, path, lock, log, storage);
+  return finish_open (file, options->path, options->lock, &options->log,
+                      storage);
 }
 
 int

@@ -112,11 +112,11 @@ void storage_submit (struct loop *loop, struct storage *s,
 
 /* A local file or block device.  Opens without blocking (a FIFO is refused),
  * takes QEMU's locks if asked to.  A file that may not be written falls back
- * to read-only, with a message, unless it was asked for.  Messages name
- * path.
+ * to read-only, with a message, unless it was asked for.  Of the options,
+ * those that concern the file count.  Messages name the path.
  */
-int storage_file_open (const char *path, bool read_only, bool lock,
-                       const struct qed_log *log, struct storage **storage);
+int storage_file_open (const struct qed_options *options,
+                       struct storage **storage);
 
 /* The same for a file that was opened for reading; 'fd' becomes the
  * storage's, also on failure.  It must be a regular file or block device.

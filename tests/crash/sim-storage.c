@@ -288,17 +288,14 @@ storage_file_open_fd (int fd, const char *path, bool lock,
 }
 
 int
-storage_file_open (const char *path, bool read_only, bool lock,
-                   const struct qed_log *log, struct storage **storage)
+storage_file_open (const struct qed_options *options,
+                   struct storage **storage)
 {
   struct random random = { sim_ticks () };
 
-  (void) path;
-  (void) lock;
-  (void) log;
   if (sim_storage_disk == NULL)
     return -ENOENT;
   *storage = sim_storage_open (sim_storage_disk, &random);
-  (*storage)->read_only = read_only;
+  (*storage)->read_only = options->read_only;
   return 0;
 }
