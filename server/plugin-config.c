@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -27,10 +28,14 @@
 struct plugin_config plugin_config;
 
 static char *absolute_path;     /* what options.path points at */
+static char *directory;         /* likewise */
 static char *backing_directory; /* likewise */
 
 const char plugin_config_help[] =
-  "[file=]<IMAGE>     (required) The QED image to serve.\n"
+  "[file=]<IMAGE>     (required, or dir) The QED image to serve.\n"
+  "dir=<DIRECTORY>    (required, or file) Serve each *.qed in the directory,\n"
+  "                   as an export of its file name.  It is open only while\n"
+  "                   it has clients, and some seconds longer.\n"
   "backing=beside|any|none|<DIRECTORY>\n"
   "                   Which backing files may be opened: those in the image's\n"
   "                   own directory (default), any, none, or those in a\n"
@@ -60,6 +65,23 @@ parse_file (const char *value)
     return -1;
   plugin_config.options.path = absolute_path;
   plugin_config.name = strrchr (absolute_path, '/') + 1;
+  return 0;
+}
+
+static int
+parse_dir (const char *value)
+{
+  struct stat st;
+
+  directory = nbdkit_realpath (value);
+  if (directory == NULL)
+    return -1;
+  if (stat (directory, &st) == -1 || !S_ISDIR (st.st_mode)) {
+    nbdkit_error ("dir=%s: is not a directory; one image is served with "
+                  "file=%s", value, value);
+    return -1;
+  }
+  plugin_config.directory = directory;
   return 0;
 }
 
@@ -211,6 +233,7 @@ static struct parameter {
   { "check", parse_check, "auto", false },
   { "clean-after", parse_clean_after, "5", false },
   { "detect-zeroes", parse_detect_zeroes, "off", false },
+  { "dir", parse_dir, "/var/lib/disks", false },
   { "discard", parse_discard, "unmap", false },
   { "file", parse_file, "disk.qed", false },
   { "lock", parse_lock, "on", false },
@@ -238,6 +261,7 @@ void
 plugin_config_unload (void)
 {
   free (absolute_path);
+  free (directory);
   free (backing_directory);
 }
 
@@ -269,8 +293,17 @@ plugin_config_parse (const char *key, const char *value)
 int
 plugin_config_complete (void)
 {
-  if (plugin_config.options.path == NULL) {
-    nbdkit_error ("the image is missing; write nbdkit qed [file=]IMAGE");
+  const bool file = plugin_config.options.path != NULL;
+  const bool dir = plugin_config.directory != NULL;
+
+  if (!file && !dir) {
+    nbdkit_error ("the image is missing; write nbdkit qed [file=]IMAGE or "
+                  "nbdkit qed dir=DIRECTORY");
+    return -1;
+  }
+  if (file && dir) {
+    nbdkit_error ("file=%s and dir=%s exclude each other; give one of them",
+                  plugin_config.options.path, plugin_config.directory);
     return -1;
   }
   return 0;
