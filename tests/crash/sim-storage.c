@@ -15,17 +15,24 @@
 
 #include "sim-storage.h"
 #include "sim.h"
+#include "stamp.h"
 #include "yield.h"
 
 #define PIECE_SECTORS 8u        /* shorter ones are written at once */
+#define PUNCHED_MAX 64u
 
 struct sim_storage {
   struct storage storage;
   struct disk *disk;
   struct random random;
+  struct {
+    uint64_t offset, end;
+  } punched[PUNCHED_MAX];       /* the last ones, as they come */
+  unsigned punch_count;
 };
 
 struct disk *sim_storage_disk;
+uint64_t sim_storage_reused;
 
 static struct sim_storage *
 sim_of (struct storage *s)
@@ -67,6 +74,20 @@ piece (struct sim_storage *sim, uint64_t sectors)
   return random_between (&sim->random, 1, sectors);
 }
 
+/* A request writes there: to what was punched, if it was reused. */
+static void
+note_reuse (struct sim_storage *sim, uint64_t offset, uint64_t count)
+{
+  unsigned i;
+
+  for (i = 0; i < PUNCHED_MAX; i++)
+    if (offset < sim->punched[i].end &&
+        sim->punched[i].offset < offset + count) {
+      sim->punched[i].end = 0;
+      sim_storage_reused++;
+    }
+}
+
 static unsigned
 begin_write (struct sim_storage *sim, const char *what, uint64_t offset,
              size_t count)
@@ -77,6 +98,7 @@ begin_write (struct sim_storage *sim, const char *what, uint64_t offset,
 
   assert (!sim->storage.read_only);
   assert (offset % SECTOR == 0 && count % SECTOR == 0);
+  note_reuse (sim, offset, count);
   sim_trace ("%s 0x%" PRIx64 "+0x%zx (operation %u)", what, offset, count,
              op);
   return op;
@@ -132,18 +154,12 @@ sim_pwritev (struct storage *s, const struct iovec *iov, int n,
   return 0;
 }
 
-static int
-sim_zero (struct storage *s, uint64_t offset, uint64_t count)
+static void
+zero_pieces (struct sim_storage *sim, unsigned op, uint64_t offset,
+             uint64_t count)
 {
-  struct sim_storage *sim = sim_of (s);
-  unsigned op;
   uint64_t n;
 
-  sim_yield ("zero");
-  assert (!s->read_only && offset % SECTOR == 0 && count % SECTOR == 0);
-  op = disk_begin (sim->disk, DISK_ZERO);
-  sim_trace ("zero 0x%" PRIx64 "+0x%" PRIx64 " (operation %u)", offset, count,
-             op);
   while (count > 0) {
     n = piece (sim, count / SECTOR);
     disk_zero (sim->disk, op, offset / SECTOR, n);
@@ -151,6 +167,42 @@ sim_zero (struct storage *s, uint64_t offset, uint64_t count)
     offset += n * SECTOR;
     count -= n * SECTOR;
   }
+}
+
+static int
+sim_zero (struct storage *s, uint64_t offset, uint64_t count)
+{
+  struct sim_storage *sim = sim_of (s);
+  unsigned op;
+
+  sim_yield ("zero");
+  assert (!s->read_only && offset % SECTOR == 0 && count % SECTOR == 0);
+  note_reuse (sim, offset, count);
+  op = disk_begin (sim->disk, DISK_ZERO);
+  sim_trace ("zero 0x%" PRIx64 "+0x%" PRIx64 " (operation %u)", offset, count,
+             op);
+  zero_pieces (sim, op, offset, count);
+  disk_complete (sim->disk, op);
+  return 0;
+}
+
+/* Devices can't. */
+static int
+sim_punch (struct storage *s, uint64_t offset, uint64_t count)
+{
+  struct sim_storage *sim = sim_of (s);
+  unsigned op, i = sim->punch_count++ % PUNCHED_MAX;
+
+  sim_yield ("punch");
+  assert (!s->read_only && offset % SECTOR == 0 && count % SECTOR == 0);
+  sim->punched[i].offset = offset;
+  sim->punched[i].end = offset + count;
+  if (!disk_can_grow (sim->disk))
+    return -EOPNOTSUPP;
+  op = disk_begin (sim->disk, DISK_PUNCH);
+  sim_trace ("punch 0x%" PRIx64 "+0x%" PRIx64 " (operation %u)", offset,
+             count, op);
+  zero_pieces (sim, op, offset, count);
   disk_complete (sim->disk, op);
   return 0;
 }
@@ -161,6 +213,7 @@ sim_prefetch (struct storage *s, uint64_t offset, uint64_t count)
   (void) s;
   (void) offset;
   (void) count;
+  sim_yield ("prefetch");
 }
 
 static int
@@ -248,7 +301,7 @@ static const struct storage_ops sim_ops = {
   .pwrite = sim_pwrite,
   .pwritev = sim_pwritev,
   .zero = sim_zero,
-  .punch = sim_zero,
+  .punch = sim_punch,
   .prefetch = sim_prefetch,
   .resize = sim_resize,
   .length = sim_length,
@@ -272,9 +325,44 @@ sim_storage_open (struct disk *disk, struct random *random)
   return &sim->storage;
 }
 
-/* ---- What the engine looks for in storage-file.c ---- */
+/* ---- The backing file ---- */
 
-/* There are no other files. */
+static int
+backing_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
+{
+  const unsigned char *data;
+  size_t i;
+
+  (void) s;
+  assert (offset % SECTOR == 0 && count % SECTOR == 0);
+  sim_yield ("backing-pread");
+  sim_trace ("read 0x%" PRIx64 "+0x%zx of the backing file", offset, count);
+  for (i = 0; i < count / SECTOR; i++) {
+    data = stamp_below_data (offset / SECTOR + i);
+    if (data)
+      memcpy ((char *) buf + i * SECTOR, data, SECTOR);
+    else
+      memset ((char *) buf + i * SECTOR, 0, SECTOR);
+  }
+  sim_yield ("backing-pread-done");
+  return 0;
+}
+
+static int
+backing_length (struct storage *s, uint64_t *length)
+{
+  (void) s;
+  *length = stamp_backing.sectors * SECTOR;
+  return 0;
+}
+
+static const struct storage_ops backing_ops = {
+  .pread = backing_pread,
+  .prefetch = sim_prefetch,
+  .length = backing_length,
+  .close = sim_close,
+};
+
 int
 storage_file_open_fd (int fd, const char *path, bool lock,
                       const struct qed_log *log, struct storage **storage)
@@ -282,10 +370,16 @@ storage_file_open_fd (int fd, const char *path, bool lock,
   (void) path;
   (void) lock;
   (void) log;
-  (void) storage;
   close (fd);
-  return -ENOENT;
+  *storage = calloc (1, sizeof **storage);
+  if (*storage == NULL)
+    return -ENOMEM;
+  (*storage)->ops = &backing_ops;
+  (*storage)->read_only = true;
+  return 0;
 }
+
+/* ---- What the engine looks for in storage-file.c ---- */
 
 int
 storage_file_open (const struct qed_options *options,
