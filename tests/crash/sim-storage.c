@@ -20,6 +20,7 @@
 
 #define PIECE_SECTORS 8u        /* shorter ones are written at once */
 #define PUNCHED_MAX 64u
+#define STALLS 30u              /* one in so many transfers */
 
 struct sim_storage {
   struct storage storage;
@@ -40,6 +41,23 @@ sim_of (struct storage *s)
   return (struct sim_storage *) s;
 }
 
+/* Now and then a caller's transfer takes so long that others do much
+ * meanwhile.
+ */
+static void
+stall (struct sim_storage *sim)
+{
+  double until = sim_now () +
+    (double) random_below (&sim->random, 1000) / 1e3;
+
+  if (fiber_kind_self () != FIBER_CALLER ||
+      !random_one_in (&sim->random, STALLS))
+    return;
+  sim_trace ("this takes a while");
+  while (sim_now () < until)
+    fiber_wait (sim, until);
+}
+
 static int
 sim_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
 {
@@ -48,6 +66,7 @@ sim_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
   size_t in, n;
 
   sim_yield ("pread");
+  stall (sim_of (s));
   sim_trace ("read 0x%" PRIx64 "+0x%zx", offset, count);
   while (count > 0) {
     in = offset % SECTOR;
@@ -127,6 +146,7 @@ sim_pwrite (struct storage *s, const void *buf, size_t count, uint64_t offset)
   unsigned op;
 
   sim_yield ("pwrite");
+  stall (sim);
   op = begin_write (sim, "write", offset, count);
   write_pieces (sim, op, buf, count, offset);
   disk_complete (sim->disk, op);
@@ -176,6 +196,7 @@ sim_zero (struct storage *s, uint64_t offset, uint64_t count)
   unsigned op;
 
   sim_yield ("zero");
+  stall (sim);
   assert (!s->read_only && offset % SECTOR == 0 && count % SECTOR == 0);
   note_reuse (sim, offset, count);
   op = disk_begin (sim->disk, DISK_ZERO);
