@@ -94,15 +94,24 @@ has_scheme (const char *name)
 
 /* ---- Opening a file under the policy ---- */
 
+/* Its type is known before it is opened: opening alone may do something (a
+ * watchdog).
+ */
 static int
 open_file (const struct qed_image *image, const char *path)
 {
   const struct qed_log *log = &image->options.log;
   const char *directory = image->options.backing == QED_BACKING_ANY
     ? NULL : image->options.backing_directory;
-  int fd = file_open_beneath (path, directory, O_RDONLY);
+  struct qed_file_id id;
+  int fd = qed_file_identify (path, directory, &id);
 
-  if (fd == -EXDEV)
+  if (fd == 0)
+    fd = file_open_beneath (path, directory, O_RDONLY);
+  if (fd == -EINVAL)
+    log_error (log, "%s: the backing file %s is neither a regular file nor a "
+               "block device", image->path, path);
+  else if (fd == -EXDEV)
     log_error (log, "%s: the backing file %s is not inside %s: move it there, "
                "or allow it with backing=DIRECTORY or backing=any",
                image->path, path, directory ? directory : "/");
