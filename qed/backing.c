@@ -126,7 +126,7 @@ static int
 check_loop (const struct qed_image *image, int fd, const char *path)
 {
   const struct qed_image *above;
-  unsigned depth = 1;
+  unsigned depth = 0;
   struct stat st;
 
   if (fstat (fd, &st) == -1)
