@@ -52,8 +52,9 @@ held=
 hold ()
 {
   rm -f input
+  : >held.out
   mkfifo input
-  qemu-io -t unsafe -f raw "$(uri $1)" <input >held.out 2>&1 &
+  qemu-io -t unsafe -f raw "$(uri $1)" <input >>held.out 2>&1 &
   held=$!
   exec 5>input
   also "$2"
