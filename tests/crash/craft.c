@@ -34,7 +34,9 @@ draw_window (struct shape *shape, struct window *window, uint64_t table,
   uint64_t per_table = shape->table_size * shape->cluster_size / 8;
   uint64_t clusters = (shape->image_size + shape->cluster_size - 1) /
     shape->cluster_size;
-  uint64_t n = random_between (random, 1, shape->cluster_size > 65536 ? 2 : 5);
+  uint64_t n = random_between (random, 1, shape->cluster_size > 65536 ? 2
+                               : shape->cluster_size == 4096 &&
+                               random_one_in (random, 4) ? 30 : 5);
   uint64_t first = table * per_table + random_below (random, per_table), end;
 
   if (random_one_in (random, 4) && table > 0)
@@ -129,7 +131,7 @@ struct draft {
   struct disk *disk;
   uint64_t l1_offset;
   uint64_t end;                 /* where the next thing is placed */
-  struct item items[WINDOWS_MAX * 8 * 2];
+  struct item items[WINDOWS_MAX * 32 * 2];
   unsigned count;
 };
 

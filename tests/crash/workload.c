@@ -71,9 +71,25 @@ draw_window (struct caller *caller)
   unsigned n = (unsigned) random_below (&caller->random,
                                         workload->shape->window_count);
 
-  if (random_one_in (&caller->random, workload->moves))
+  if (random_one_in (&caller->random, workload->moves)) {
     workload->focus = n;
+    workload->spot = random_next (&caller->random);
+  }
+  if (workload->duel)
+    return workload->focus;
   return random_one_in (&caller->random, 2) ? workload->focus : n;
+}
+
+static uint64_t
+draw_sector (struct caller *caller, const struct window *w)
+{
+  uint64_t per_cluster = caller->workload->shape->cluster_size / SECTOR;
+  uint64_t at = caller->workload->spot % w->count;
+
+  if (!caller->workload->duel)
+    return random_below (&caller->random, w->count);
+  at = at - at % per_cluster + random_below (&caller->random, per_cluster);
+  return at < w->count ? at : w->count - 1;
 }
 
 /* From one of the window's sectors on: part of a cluster, all of one, across
@@ -87,7 +103,7 @@ draw_range (struct caller *caller)
   uint64_t per_cluster = shape->cluster_size / SECTOR, at, n;
   const struct window *w = &shape->windows[draw_window (caller)];
 
-  at = random_below (random, w->count);
+  at = draw_sector (caller, w);
   n = random_between (random, 1, per_cluster < 16 ? per_cluster : 16);
   switch (random_below (random, per_cluster > 256 ? 40 : 10)) {
   case 0:                       /* whole clusters */
@@ -99,7 +115,8 @@ draw_range (struct caller *caller)
     n = w->count;
     break;
   default:
-    if (random_one_in (random, 3) && w->count > per_cluster) {
+    if (random_one_in (random, 3) && w->count > per_cluster &&
+        !caller->workload->duel) {
       at = (1 + random_below (random, (w->count - 1) / per_cluster)) *
         per_cluster - random_between (random, 1, 4);
       n = random_between (random, 5, 8);        /* across two clusters */
@@ -154,7 +171,7 @@ draw_discard (struct caller *caller)
 
   if (random_one_in (&caller->random, per_cluster > 256 ? 4 : 2))
     return draw_range (caller);
-  at = random_below (&caller->random, w->count);
+  at = draw_sector (caller, w);
   at -= at % per_cluster;
   n = per_cluster * random_between (&caller->random, 1, 3);
   if (n > w->count - at)
@@ -328,6 +345,11 @@ workload_run (struct workload *workload)
   workload->discard = rates[random_below (workload->random, 4)];
   workload->focus = 0;
   workload->moves = random_one_in (workload->random, 2) ? 8 : 1000;
+  workload->duel = random_one_in (workload->random, 4);
+  if (workload->duel) {
+    workload->moves = 8;
+    workload->discard = 2;
+  }
   if (workload->shape->one_set || (workload->shape->scattered &&
                                    random_one_in (workload->random, 2)))
     workload->flush = workload->fua = workload->idle = 200;
