@@ -137,15 +137,23 @@ end (struct qed_image *image, struct qed_request *request)
   free_cow (cow);
 }
 
+/* Clusters that were reserved for nothing are given back to the file system
+ * first: nobody else would, and free ones inside the file are to be holes.
+ */
 void
 cow_abort (struct qed_image *image, struct qed_request *request)
 {
   struct cow *cow = request->cow;
+  unsigned bits = image->geometry.cluster_bits;
 
   if (cow == NULL)
     return;
-  if (cow->run.n > 0)
+  if (cow->run.n > 0) {
+    (void) image->storage->ops->punch (image->storage,
+                                       cow->run.first << bits,
+                                       cow->run.n << bits);
     space_release (&image->space, &cow->run);
+  }
   end (image, request);
 }
 
