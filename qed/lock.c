@@ -39,6 +39,8 @@ enum permission {
 #define UNSHARE_BYTE(n) (200 + (n))
 
 #define RETRY_MS 1000
+#define RETRY_MIN 20            /* times, also on a busy host, where two racers
+                                 * may get few turns in that time */
 #define PAUSE_MIN_MS 10
 #define PAUSE_MAX_MS 50
 
@@ -311,6 +313,7 @@ lock_take (int fd, bool writer, char holder[LOCK_HOLDER_SIZE])
 {
   const int64_t deadline = now_ms () + RETRY_MS;
   off_t conflict = 0;
+  unsigned tries = 0;
   int r;
 
   holder[0] = '\0';
@@ -321,7 +324,7 @@ lock_take (int fd, bool writer, char holder[LOCK_HOLDER_SIZE])
     lock_drop (fd);
     if (r != -EAGAIN)
       return r;
-    if (now_ms () >= deadline)
+    if (++tries >= RETRY_MIN && now_ms () >= deadline)
       break;
     pause_randomly ();
   }

@@ -43,7 +43,7 @@ if git ls-files --error-unmatch configure.ac >/dev/null 2>&1; then
   git ls-files | while read -r f; do [ ! -e "$f" ] || echo "$f"; done
 else
   find . -type f \( -name '*.[ch]' -o -name '*.sh' -o -name '*.py' \) |
-    sed -e 's,^\./,,' -e '/^build/d' -e '/^config\.h$/d' \
+    sed -e 's,^\./,,' -e '/^_*build/d' -e '/^config\.h$/d' \
         -e '/^tests\/functions\.sh$/d'
 fi | sort >"$tmpdir/sources"
 [ -s "$tmpdir/sources" ] || fail "no sources were found"

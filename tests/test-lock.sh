@@ -117,7 +117,7 @@ we_get writer held
 # We write: QEMU does neither.
 hold held_by_us "$lock_holder" x.qed writer
 if qemu-io -f qed -c 'write 0 512' x.qed >out 2>&1; then fail "two writers"; fi
-grep -q 'lock' out
+grep -q 'lock' out || fail "qemu-io fails otherwise: $(cat out)"
 if qemu-io -r -f qed -c 'read 0 512' x.qed >out 2>&1; then
   fail "QEMU reads what we write"
 fi
@@ -137,7 +137,8 @@ hold held_by_us "$lock_holder" x.qed reader
 if qemu-io -f qed -c 'write 0 512' x.qed >out 2>&1; then
   fail "QEMU writes what we read"
 fi
-qemu-io -r -f qed -c 'read 0 512' x.qed >/dev/null
+qemu-io -r -f qed -c 'read 0 512' x.qed >out 2>&1 ||
+  fail "QEMU can't read what we read: $(cat out)"
 we_refuse lock-holder
 we_get reader held
 cmp x.qed before
@@ -146,7 +147,8 @@ let_go
 # Dropped explicitly, although a child has a copy of the descriptor.
 hold held_by_us "$lock_holder" x.qed writer drop-after-fork
 we_get writer held
-qemu-io -f qed -c 'read 0 512' x.qed >/dev/null
+qemu-io -f qed -c 'read 0 512' x.qed >out 2>&1 ||
+  fail "QEMU can't open what was dropped: $(cat out)"
 let_go
 
 # A holder that dies lets go.
@@ -178,7 +180,9 @@ for round in {1..5}; do
   wait $first || :
   wait $second || :
   rm race
-  test "$(cat a b | grep -c '^held$')" -eq 1
-  test "$(cat a b | grep -c '^refused lock-holder, process ')" -eq 1
+  if [ "$(cat a b | grep -c '^held$')" -ne 1 ] ||
+       [ "$(cat a b | grep -c '^refused lock-holder, process ')" -ne 1 ]; then
+    fail "round $round: one got '$(cat a)', the other '$(cat b)'"
+  fi
 done
 cmp x.qed before

@@ -7,7 +7,12 @@
  * Lives of images (life.h) are run, seed by seed, until so many states were
  * judged.  The code that runs is the engine's own: the same requests that
  * nbdkit's threads carry out, on fibers, under a scheduler that follows from
- * the seed, so that a seed that fails fails again.
+ * the seed, so that a seed that fails fails again, here and elsewhere.
+ *
+ * Reading order: disk.h (what survives), sim.h (who runs next), workload.h
+ * and promise.h (what the guest does and may rely on), judge.h, life.h.  A
+ * new step of a job is a crash point by itself; a new ordering rule is a line
+ * in 'rules' below.
  *
  * Exit status: 0 every promise was kept; 1 one was broken, or the self-test
  * did not notice what it should; 2 usage.

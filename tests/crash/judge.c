@@ -74,7 +74,9 @@ judge_clusters (const struct disk *disk, const struct walk *walk,
   }
 }
 
-/* Without NEED_CHECK the tables are those of the last clean moment (O1, O7). */
+/* Without NEED_CHECK the tables are those of the last clean moment (O1,
+ * O7).
+ */
 static void
 judge_unmarked (const struct disk *disk, const struct walk *walk,
                 const struct verdict *verdict)

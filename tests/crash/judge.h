@@ -16,7 +16,7 @@ struct verdict {
   const char *what;             /* what kind of state it is, for messages */
   uint64_t time;                /* of the crash */
   bool clean;                   /* NEED_CHECK must be clear */
-  bool running;                 /* no power was lost: all that ended is there */
+  bool running;                 /* no power was lost: what ended is there */
   const struct walk *reference; /* the tables when NEED_CHECK was last clear */
 };
 

@@ -333,7 +333,7 @@ void
 workload_run (struct workload *workload)
 {
   static const unsigned char rates[] = { 3, 6, 12, 100 };
-  bool brief = random_one_in (workload->random, 8);  /* closed while it opens */
+  bool brief = random_one_in (workload->random, 8); /* closed as it opens */
   unsigned n = (unsigned) random_between (workload->random, 2, 4), i;
   struct caller callers[4];
   char name[16];
@@ -353,6 +353,11 @@ workload_run (struct workload *workload)
   if (workload->shape->one_set || (workload->shape->scattered &&
                                    random_one_in (workload->random, 2)))
     workload->flush = workload->fua = workload->idle = 200;
+  if (workload->shape->one_set) {       /* dirty pages fill the set: others are
+                                         * read past the cache */
+    workload->moves = 1;
+    workload->read = 4;
+  }
   workload->callers = n;
   for (i = 0; i < n; i++) {
     callers[i].workload = workload;

@@ -24,8 +24,8 @@ find_rule (struct fake_storage *fake, enum fake_op op, uint64_t offset,
 
   for (i = 0; i < FAKE_RULES; i++) {
     rule = &fake->rules[i];
-    if (rule->times == 0 || rule->op != op || offset >= rule->to ||
-        end <= rule->from || count < rule->at_least)
+    if (rule->times == 0 || (rule->op != op && rule->op != FAKE_ANY) ||
+        offset >= rule->to || end <= rule->from || count < rule->at_least)
       continue;
     if (rule->skip == 0)
       return rule;

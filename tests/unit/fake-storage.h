@@ -21,6 +21,7 @@ enum fake_op {
   FAKE_ZERO,
   FAKE_RESIZE,                  /* its offset is the new length */
   FAKE_SYNC,                    /* offset 0 */
+  FAKE_ANY,                     /* in a rule: all of them */
 };
 
 struct fake_call {

@@ -110,7 +110,7 @@ test_gate_threads (void **state)
   for (i = 0; i < 4; i++)
     assert_int_equal (pthread_create (&threads[i], NULL, go_in_and_out, &t),
                       0);
-  for (i = 0; i < 300; i++) {
+  for (i = 0; i < 100; i++) {
     seen = atomic_load (&t.entered);
     gate_open (&t.gate);
     while (atomic_load (&t.entered) == seen)
@@ -277,7 +277,7 @@ test_guard_reclaim (void **state)
                       0);
   while (atomic_load (&reads) == 0)
     sched_yield ();
-  for (i = 1; i <= 2000; i++) {
+  for (i = 1; i <= 1000; i++) {
     old = atomic_load (&entry);
     atomic_store_explicit (&entry, new_thing (i), memory_order_release);
     mark = guard_mark (&guards);
