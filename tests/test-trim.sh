@@ -225,8 +225,8 @@ END
 serve_stop
 walk_free_image "$overlay"
 qemu-io -r -f qed -c "read -P 0 65536 65536" -c "read -P 0 0 100" \
-    -c "read -P 2 100 10" -c "read -P 0xbb 131072 900K" "$overlay" \
-    > "$tmpdir/out"
+    -c "read -P 2 100 10" -c "read -P 0xbb 128K 896K" "$overlay" \
+    > "$tmpdir/out" || fail "QEMU reads something else"
 ! grep -i failed "$tmpdir/out" || fail "QEMU reads something else"
 
 # ---- discard=ignore -------------------------------------------------------
