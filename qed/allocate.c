@@ -27,7 +27,7 @@
 /* ---- The gate ---- */
 
 /* Enter the change gate, or wait until that is possible. */
-static int
+int
 change_begin (struct qed_image *image, struct qed_request *request)
 {
   int r = request_wait_scan (image, request, SCAN_DONE);
@@ -43,7 +43,7 @@ change_begin (struct qed_image *image, struct qed_request *request)
   return request_wait_job (image, &image->want_mark, request);
 }
 
-static void
+void
 change_end (struct qed_image *image)
 {
   gate_leave (&image->gate);
@@ -61,7 +61,7 @@ publish (struct qed_image *image, struct page *page, unsigned index,
 {
   uint64_t i;
 
-  if (run->used_before)
+  if (run->used_before || image->backing)
     atomic_store (&image->sync_data_first, true);
   for (i = 0; i < run->n; i += step)
     page_publish (&image->metadata, page, index + (unsigned) (i / step),
@@ -71,11 +71,9 @@ publish (struct qed_image *image, struct page *page, unsigned index,
                          memory_order_relaxed);
 }
 
-/* Bring in a page that a change needs.  If the cache has no room for it, a
- * write-back makes some.
- */
-static int
-load_for_change (struct qed_image *image, struct qed_request *request,
+/* If the cache has no room for the page, a write-back makes some. */
+int
+change_load (struct qed_image *image, struct qed_request *request,
                  uint64_t at)
 {
   int r = request_load (image, request, at);
@@ -100,14 +98,26 @@ zero_run (struct qed_image *image, const struct space_run *run)
   return r;
 }
 
-/* Whether clusters that were not published are free again.  Those that the
- * storage failed to zero are not: a bad spot would fail every request after
- * this one.  That the storage was full says nothing about them.
+/* A bad spot would fail every request after this one.  That the storage was
+ * full says nothing about the clusters.
  */
-static bool
-may_reuse (int r)
+bool
+allocate_may_reuse (int r)
 {
   return r == REQUEST_AGAIN || r == -ENOSPC || r == -EDQUOT;
+}
+
+/* There is no free cluster, but some were freed: a write-back, and then their
+ * reclaim, come first (O5).
+ */
+static int
+wait_for_space (struct qed_image *image, struct qed_request *request)
+{
+  int r = space_wait (&image->space, request);
+
+  if (r == -EAGAIN)
+    return request_wait_job (image, &image->want_flush, request);
+  return r == 0 ? REQUEST_AGAIN : r;
 }
 
 /* Space ran out within the file. */
@@ -120,6 +130,24 @@ grow (struct qed_image *image, struct qed_request *request, uint64_t n)
     image_report (image, "growing the file from",
                   atomic_load (&image->space.length_bytes), r);
   return r == 0 ? REQUEST_AGAIN : r;
+}
+
+void
+allocate_publish (struct qed_image *image, struct page *page, unsigned index,
+                  const struct space_run *run)
+{
+  publish (image, page, index, run, 1);
+}
+
+int
+allocate_reserve (struct qed_image *image, struct qed_request *request,
+                  uint64_t want, struct space_run *run)
+{
+  int r = space_reserve (&image->space, want, run);
+
+  if (r == -EBUSY)
+    return wait_for_space (image, request);
+  return r == -EAGAIN ? grow (image, request, want) : r;
 }
 
 /* ---- L2 tables ---- */
@@ -157,7 +185,7 @@ new_table (struct qed_image *image, struct qed_request *request,
       r = link_table (image, page, index, &run);
     else if (r == 0)
       r = REQUEST_AGAIN;
-    if (may_reuse (r))
+    if (allocate_may_reuse (r))
       space_release (&image->space, &run);
   }
   if (page)
@@ -168,8 +196,8 @@ new_table (struct qed_image *image, struct qed_request *request,
 }
 
 /* Make sure that there is an L2 table for 'at'. */
-static int
-need_table (struct qed_image *image, struct qed_request *request, uint64_t at)
+int
+allocate_table (struct qed_image *image, struct qed_request *request, uint64_t at)
 {
   uint64_t l1_index = image_l1_index (image, at), entry, table;
   unsigned index = l1_index % PAGE_ENTRIES;
@@ -178,7 +206,7 @@ need_table (struct qed_image *image, struct qed_request *request, uint64_t at)
                         METADATA_KEY_L1 (l1_index / PAGE_ENTRIES));
 
   if (page == NULL)
-    return load_for_change (image, request, at);
+    return change_load (image, request, at);
   entry = page_get (page, index);
   if (entry == 0)
     return new_table (image, request, page, index);
@@ -238,11 +266,13 @@ new_clusters (struct qed_image *image, struct qed_request *request,
       r = link_clusters (image, page, index, run);
     else if (r == 0)
       r = REQUEST_AGAIN;
-    if (may_reuse (r))
+    if (allocate_may_reuse (r))
       space_release (&image->space, run);
   }
   if (page)
     metadata_unlock_page (&image->metadata, page);
+  if (r == -EBUSY)
+    return wait_for_space (image, request);
   return r == -EAGAIN ? grow (image, request, n) : r;
 }
 
@@ -257,14 +287,14 @@ allocate_in_gate (struct qed_image *image, struct qed_request *request,
   unsigned index = image_l2_index (image, at);
   struct space_run run;
   struct page *page;
-  int r = need_table (image, request, at);
+  int r = allocate_table (image, request, at);
 
   if (r != 0)
     return r;
   yield_point ("publish");
   page = metadata_lock_page (&image->metadata, image_l2_key (image, at));
   if (page == NULL)
-    return load_for_change (image, request, at);
+    return change_load (image, request, at);
   r = new_clusters (image, request, page, index, want, &run);
   if (r != 0)
     return r;

@@ -181,7 +181,7 @@ open_existing (struct creation *c)
 {
   struct file_facts facts;
 
-  c->fd = file_open (c->options->path, O_RDWR, c->log, &facts);
+  c->fd = file_open (c->options->path, NULL, O_RDWR, c->log, &facts);
   if (c->fd < 0)
     return c->fd;
   c->block_device = facts.block_device;

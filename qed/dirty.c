@@ -140,12 +140,14 @@ dirty_mark (struct qed_image *image)
 
 static int close_gate (struct job *job);
 static int write_back (struct job *job);
+static int reclaim (struct job *job);
 static int cut_tail (struct job *job);
 static int clear_need_check (struct job *job);
 
 static const struct job_step make_clean_steps[] = {
   { "close-gate",       close_gate },   /* wait for changes under way */
   { "write-back",       write_back },   /* ends with a sync */
+  { "reclaim",          reclaim },      /* what was freed is free */
   { "cut-tail",         cut_tail },     /* the file ends where its use ends */
   { "read-header",      read_header },
   { "clear-need-check", clear_need_check },
@@ -178,6 +180,13 @@ write_back (struct job *job)
 {
   job_io_begin (job);
   flush_start (image_of (job), write_back_done);
+  return JOB_WAIT;
+}
+
+static int
+reclaim (struct job *job)
+{
+  reclaim_wait (image_of (job), job);
   return JOB_WAIT;
 }
 

@@ -8,11 +8,16 @@
 #include <unistd.h>
 
 #include <linux/fs.h>
+#include <linux/openat2.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "file.h"
 #include "log.h"
+
+/* A lookup beneath a directory gives up when something is renamed just then. */
+#define RENAME_TRIES 100
 
 /* 0 if an image can lie on a file of this type. */
 static int
@@ -34,34 +39,106 @@ check_type (const char *path, mode_t mode, const struct qed_log *log)
   return (mode & S_IFMT) == S_IFDIR ? -EISDIR : -EINVAL;
 }
 
-static int
-failed (const char *path, const struct qed_log *log)
+/* What of a path lies below a directory, or NULL. */
+static const char *
+below (const char *directory, const char *path)
 {
-  const int err = errno;
+  size_t len = strlen (directory);
 
-  log_error (log, "%s: cannot open: %s", path, strerror (err));
-  return -err;
+  if (strcmp (directory, "/") == 0)
+    return path + 1;
+  if (strncmp (directory, path, len) != 0 || path[len] != '/')
+    return NULL;
+  return path + len + 1;
 }
 
 int
-file_open (const char *path, int flags, const struct qed_log *log,
-           struct file_facts *facts)
+file_open_beneath (const char *path, const char *beneath, int flags)
+{
+  struct open_how how = {
+    .flags = flags | O_CLOEXEC | (flags & O_PATH ? 0 : O_NONBLOCK | O_NOCTTY),
+    .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
+  };
+  unsigned tries = 0;
+  const char *rest;
+  int dir, fd;
+
+  if (beneath == NULL) {
+    fd = open (path, (int) how.flags);
+    return fd == -1 ? -errno : fd;
+  }
+  rest = below (beneath, path);
+  if (rest == NULL)
+    return -EXDEV;
+  dir = open (beneath, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (dir == -1)
+    return -errno;
+  do
+    fd = (int) syscall (SYS_openat2, dir, rest, &how, sizeof how);
+  while (fd == -1 && errno == EAGAIN && ++tries < RENAME_TRIES);
+  if (fd == -1)
+    fd = -errno;
+  close (dir);
+  return fd;
+}
+
+/* What stat says, of a file to be opened beneath a directory. */
+static int
+stat_beneath (const char *path, const char *beneath, struct stat *st)
+{
+  int fd = file_open_beneath (path, beneath, O_PATH), r;
+
+  if (fd < 0)
+    return fd;
+  r = fstat (fd, st) == -1 ? -errno : 0;
+  close (fd);
+  return r;
+}
+
+int
+qed_file_identify (const char *path, const char *beneath,
+                   struct qed_file_id *id)
+{
+  static const struct qed_log quiet;
+  struct stat st;
+  int r = stat_beneath (path, beneath, &st);
+
+  if (r < 0)
+    return r;
+  id->device = st.st_dev;
+  id->inode = st.st_ino;
+  return check_type (path, st.st_mode, &quiet) < 0 ? -EINVAL : 0;
+}
+
+static int
+failed (const char *path, int error, const struct qed_log *log)
+{
+  log_error (log, "%s: cannot open: %s", path, error == -EXDEV
+             ? "it is a symlink that leads out of the directory"
+             : strerror (-error));
+  return error;
+}
+
+int
+file_open (const char *path, const char *beneath, int flags,
+           const struct qed_log *log, struct file_facts *facts)
 {
   struct stat st;
   int fd, r;
 
   /* Before it is opened: opening alone may do something (a watchdog). */
-  if (stat (path, &st) == -1)
-    return failed (path, log);
+  r = stat_beneath (path, beneath, &st);
+  if (r < 0)
+    return failed (path, r, log);
   if ((r = check_type (path, st.st_mode, log)) < 0)
     return r;
   if (S_ISBLK (st.st_mode) && flags == O_RDWR)
     flags |= O_EXCL;
-  fd = open (path, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-  if (fd == -1)
-    return failed (path, log);
+  fd = file_open_beneath (path, beneath, flags);
+  if (fd < 0)
+    return failed (path, fd, log);
   if (fstat (fd, &st) == -1) {
-    r = failed (path, log);
+    r = failed (path, -errno, log);
     goto err;
   }
   /* Again: the name may have changed hands. */
@@ -73,7 +150,7 @@ file_open (const char *path, int flags, const struct qed_log *log,
   facts->disk_size = (uint64_t) st.st_blocks * 512; /* stat's fixed unit */
   if (facts->block_device &&
       ioctl (fd, BLKGETSIZE64, &facts->size) == -1) {
-    r = failed (path, log);
+    r = failed (path, -errno, log);
     goto err;
   }
   return fd;

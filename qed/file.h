@@ -19,13 +19,19 @@ struct file_facts {
   uint64_t disk_size;           /* what a file takes on its file system */
 };
 
-/* Open an existing file without blocking and without creating it; 'flags' are
- * O_RDONLY or O_RDWR.  A block device that is opened for writing must not be
- * in use (mounted).  Returns a file descriptor, or a negative errno: then the
- * message names the path.
+/* Open an existing file of any type without blocking.  If 'beneath' is not
+ * NULL the path must begin with that directory, and wherever symlinks on the
+ * way lead, it must be inside: else -EXDEV.  Returns a file descriptor
+ * or a negative errno, without a message.
  */
-int file_open (const char *path, int flags, const struct qed_log *log,
-               struct file_facts *facts);
+int file_open_beneath (const char *path, const char *beneath, int flags);
+
+/* Open what may hold an image; 'flags' are O_RDONLY or O_RDWR.  A block device
+ * that is opened for writing must not be in use (mounted).  Returns a file
+ * descriptor, or a negative errno: then the message names the path.
+ */
+int file_open (const char *path, const char *beneath, int flags,
+               const struct qed_log *log, struct file_facts *facts);
 
 /* pread and pwrite of everything, or a negative errno.  A read beyond the end
  * is an error (-EIO): the caller knows the size.

@@ -40,6 +40,7 @@
 struct write_back {
   void (*done) (struct job *job);       /* whose flush it is */
   struct metadata_batch l1, l2;
+  bool freed_noted;             /* what is freed now will be durably gone */
   bool l1_copied;               /* the L1 copies of this round were made */
   size_t l1_left, l2_left;      /* dirty pages that this flush has to write */
   bool sync_data;               /* O3 asks for it in this round */
@@ -87,6 +88,7 @@ flush_destroy (struct qed_image *image)
 
 /* ---- The steps ---- */
 
+static int note_freed (struct job *job);
 static int copy_l1_pages (struct job *job);
 static int copy_l2_pages (struct job *job);
 static int sync_data (struct job *job);
@@ -98,6 +100,7 @@ static int next_l1_round (struct job *job);
 static int sync_all (struct job *job);
 
 static const struct job_step flush_steps[] = {
+  { "note-freed",       note_freed },      /* O5: what this flush covers */
   { "copy-l1",          copy_l1_pages },
   { "copy-l2",          copy_l2_pages },
   { "sync-data",        sync_data },       /* O3: used-before clusters */
@@ -109,6 +112,17 @@ static const struct job_step flush_steps[] = {
   { "sync",             sync_all },        /* O6 */
   { NULL, NULL }
 };
+
+static int
+note_freed (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+
+  if (!image->wb->freed_noted)
+    space_flush_begins (&image->space);
+  image->wb->freed_noted = true;
+  return JOB_NEXT;
+}
 
 static int
 copy_l1_pages (struct job *job)
@@ -302,6 +316,8 @@ flush_done (struct job *job)
     if (wb->sync_data)
       atomic_store (&image->sync_data_first, true);
   }
+  space_flush_ends (&image->space, job->error == 0);
+  reclaim_start (image);
   wb->done (job);
 }
 
@@ -312,6 +328,7 @@ flush_start (struct qed_image *image, void (*done) (struct job *job))
   struct job *job = &image->write_back;
 
   wb->done = done;
+  wb->freed_noted = false;
   wb->l1_copied = false;
   wb->l1_left = metadata_dirty (&image->metadata, METADATA_L1);
   job->name = "flush";

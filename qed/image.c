@@ -30,6 +30,12 @@ qed_options_init (struct qed_options *options)
   options->metadata_cache = QED_METADATA_CACHE_DEFAULT;
 }
 
+struct qed_file_id
+qed_identify (const struct qed_image *image)
+{
+  return (struct qed_file_id) { image->device, image->inode };
+}
+
 uint64_t
 qed_size (const struct qed_image *image)
 {
@@ -46,6 +52,22 @@ bool
 qed_writable (const struct qed_image *image)
 {
   return atomic_load (&image->refuse) == 0;
+}
+
+/* The image on top of the chain, whose loop serves all of them. */
+static struct qed_image *
+top (struct qed_image *image)
+{
+  while (image->overlay)
+    image = image->overlay;
+  return image;
+}
+
+/* The next image of the chain. */
+static struct qed_image *
+next_below (const struct qed_image *image)
+{
+  return image->backing ? backing_image (image->backing) : NULL;
 }
 
 /* ---- Refusing, failing, reporting ---- */
@@ -120,6 +142,7 @@ image_report (struct qed_image *image, const char *what, uint64_t offset,
 void
 image_kick (struct qed_image *image)
 {
+  image = top (image);
   if (image->loop)
     loop_post (image->loop, &image->dispatch);
 }
@@ -238,10 +261,30 @@ image_close_wanted (struct qed_image *image)
 {
   bool wanted;
 
+  image = top (image);
   pthread_mutex_lock (&image->lock);
   wanted = image->want_close && !image->closed;
   pthread_mutex_unlock (&image->lock);
   return wanted;
+}
+
+static bool
+may_end (const struct qed_image *image)
+{
+  if (reclaim_active (image))
+    return false;
+  for (; image; image = next_below (image))
+    if (image->scan)
+      return false;
+  return true;
+}
+
+static void
+start_scans (struct qed_image *image)
+{
+  for (; image; image = next_below (image))
+    if (atomic_load (&image->scan_state) == SCAN_NOT_STARTED)
+      scan_start (image);
 }
 
 /* A failed image takes no job any more; whoever waits for one is told. */
@@ -253,7 +296,7 @@ dispatch_failed (struct qed_image *image)
   answer_served (image, -EIO);
   take_list (image, &image->want_flush);
   answer_served (image, -EIO);
-  if (image_close_wanted (image) && image->scan == NULL)
+  if (image_close_wanted (image) && may_end (image))
     end (image);
 }
 
@@ -278,7 +321,7 @@ dispatch_close (struct qed_image *image)
     else
       start_write_back (image);
   }
-  else if (image->scan == NULL)
+  else if (may_end (image))
     end (image);
 }
 
@@ -290,8 +333,7 @@ dispatch (struct loop_task *task)
 
   if (image->running || image->closed)
     return;
-  if (atomic_load (&image->scan_state) == SCAN_NOT_STARTED)
-    scan_start (image);
+  start_scans (image);
   if (atomic_load (&image->failed)) {
     dispatch_failed (image);
     return;
@@ -373,11 +415,6 @@ read_header (struct qed_image *image, uint64_t *length)
     return r;
   }
   format_geometry_init (&image->geometry, &image->header);
-  if (image->header.features & QED_F_BACKING_FILE) {
-    log_error (log, "%s: the image has a backing file, which is not supported:"
-               " flatten it first (qemu-img convert)", image->path);
-    return -ENOTSUP;
-  }
   return 0;
 }
 
@@ -467,6 +504,14 @@ cache_bytes (const struct qed_image *image)
 }
 
 static int
+open_backing (struct qed_image *image)
+{
+  if (!(image->header.features & QED_F_BACKING_FILE))
+    return 0;
+  return backing_open (image, &image->backing);
+}
+
+static int
 init_parts (struct qed_image *image, uint64_t length)
 {
   int r = metadata_init (&image->metadata, image->storage,
@@ -492,6 +537,8 @@ static void
 init_synchronization (struct qed_image *image)
 {
   pthread_mutex_init (&image->lock, NULL);
+  pthread_mutex_init (&image->cow_lock, NULL);
+  wait_queue_init (&image->cow_done);
   pthread_cond_init (&image->closed_cond, NULL);
   wait_queue_init (&image->scanned);
   guard_init (&image->guards);
@@ -502,10 +549,10 @@ init_synchronization (struct qed_image *image)
   image->job.about = image->write_back.about = image->path;
 }
 
-/* The image lies on 'storage', which becomes the image's. */
 int
-image_open_storage (const struct qed_options *options,
-                    struct storage *storage, struct qed_image **result)
+image_open_backing (const struct qed_options *options,
+                    struct storage *storage, struct qed_image *overlay,
+                    struct qed_image **result)
 {
   struct qed_image *image = calloc (1, sizeof *image);
   uint64_t length;
@@ -518,9 +565,14 @@ image_open_storage (const struct qed_options *options,
   image->options = *options;
   image->options.path = image->path;
   image->storage = storage;
+  image->device = storage->device;
+  image->inode = storage->inode;
+  image->overlay = overlay;
   r = read_header (image, &length);
   if (r == 0)
     r = check_features (image);
+  if (r == 0)
+    r = open_backing (image);
   if (r == 0)
     r = clear_autoclear (image);
   if (r == 0)
@@ -538,11 +590,21 @@ image_open_storage (const struct qed_options *options,
  fail:
   if (r == -ENOMEM)
     log_error (&options->log, "%s: out of memory", options->path);
-  storage->ops->close (storage);
-  if (image)
+  if (image) {
+    backing_close (image->backing);
+    free (image->backing_directory);
     free (image->path);
+  }
+  storage->ops->close (storage);
   free (image);
   return r;
+}
+
+int
+image_open_storage (const struct qed_options *options,
+                    struct storage *storage, struct qed_image **image)
+{
+  return image_open_backing (options, storage, NULL, image);
 }
 
 int
@@ -557,14 +619,14 @@ qed_open (const struct qed_options *options, struct qed_image **image)
                QED_METADATA_CACHE_MIN);
     return -EINVAL;
   }
-  r = storage_file_open (options->path, options->read_only, options->lock,
-                         &options->log, &storage);
+  r = storage_file_open (options, &storage);
   return r < 0 ? r : image_open_storage (options, storage, image);
 }
 
 static void
 free_loop (struct qed_image *image)
 {
+  reclaim_destroy (image);
   loop_timer_destroy (image->loop, &image->write_back_timer);
   loop_timer_destroy (image->loop, &image->clean_timer);
   loop_destroy (image->loop);
@@ -574,6 +636,7 @@ free_loop (struct qed_image *image)
 int
 qed_start (struct qed_image *image)
 {
+  struct qed_image *below;
   int r = 0;
 
   image->loop = loop_create ();
@@ -584,6 +647,8 @@ qed_start (struct qed_image *image)
                          write_back_due);
   if (r == 0)
     r = loop_timer_init (image->loop, &image->clean_timer, clean_due);
+  if (r == 0)
+    r = reclaim_init (image);
   if (r < 0) {
     log_error (&image->options.log, "%s: cannot start the image's loop: %s",
                image->path, strerror (-r));
@@ -591,6 +656,8 @@ qed_start (struct qed_image *image)
       free_loop (image);
     return r;
   }
+  for (below = next_below (image); below; below = next_below (below))
+    below->loop = image->loop;
   image_kick (image);
   return 0;
 }
@@ -617,17 +684,21 @@ qed_close (struct qed_image *image)
 {
   int r = 0;
 
-  if (image->loop) {
+  if (image->loop && image->overlay == NULL) {
     stop_loop (image);
     r = image->close_error;
   }
+  backing_close (image->backing);
   flush_destroy (image);
   space_destroy (&image->space);
   metadata_destroy (&image->metadata);
   wait_queue_destroy (&image->scanned);
+  wait_queue_destroy (&image->cow_done);
+  pthread_mutex_destroy (&image->cow_lock);
   pthread_cond_destroy (&image->closed_cond);
   pthread_mutex_destroy (&image->lock);
   image->storage->ops->close (image->storage);
+  free (image->backing_directory);
   free (image->path);
   free (image);
   return r;

@@ -29,6 +29,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backing.h"
 #include "format.h"
 #include "gate.h"
 #include "guard.h"
@@ -64,11 +65,23 @@ struct request_list {
 };
 
 struct scan;            /* scan.c */
+struct reclaim;         /* reclaim.c */
 
 struct qed_image {
   struct qed_options options;
   char *path;                   /* for messages */
   struct storage *storage;
+  uint64_t device, inode;       /* of the file */
+  struct qed_image *overlay;    /* whose backing file this is, or NULL; it
+                                 * lends us its loop */
+  struct backing *backing;      /* or NULL */
+  char *backing_directory;      /* what options.backing_directory points at, if
+                                 * it is ours */
+
+  pthread_mutex_t cow_lock;     /* protects the list of claims */
+  struct cow *cows;
+  struct wait_queue cow_done;   /* who waits for the end of a claim */
+
   struct format_header header;
   struct format_geometry geometry;
   bool read_only;
@@ -111,6 +124,8 @@ struct qed_image {
   bool want_clean;              /* clean-after= has passed */
   struct loop_timer write_back_timer, clean_timer;
 
+  struct reclaim *reclaim;
+
   struct job job;               /* mark-dirty, make-clean, scan, close */
   struct job write_back;        /* alone, or as a step of make-clean */
   struct write_back *wb;        /* flush.c's working memory */
@@ -132,6 +147,11 @@ struct qed_image {
  */
 int image_open_storage (const struct qed_options *options,
                         struct storage *storage, struct qed_image **image);
+
+/* The same for the backing file of 'overlay'. */
+int image_open_backing (const struct qed_options *options,
+                        struct storage *storage, struct qed_image *overlay,
+                        struct qed_image **image);
 
 /* Whether qed_close waits. */
 bool image_close_wanted (struct qed_image *image);
@@ -175,6 +195,19 @@ void flush_destroy (struct qed_image *image);
 /* Write everything back.  Loop only; 'done' is the caller's. */
 void flush_start (struct qed_image *image, void (*done) (struct job *job));
 
+/* ---- reclaim.c ---- */
+
+/* After the loop was created. */
+int reclaim_init (struct qed_image *image);
+void reclaim_destroy (struct qed_image *image);
+
+/* Loop only: start, unless it runs or there is nothing to do; wait for its
+ * end as a piece of I/O of another job.
+ */
+void reclaim_start (struct qed_image *image);
+bool reclaim_active (const struct qed_image *image);
+void reclaim_wait (struct qed_image *image, struct job *job);
+
 /* ---- scan.c ---- */
 
 void scan_start (struct qed_image *image);
@@ -195,8 +228,10 @@ struct extent {
  */
 #define REQUEST_AGAIN 2
 
-/* Look up guest address 'at', for at most 'bytes'.  With a guard held.
- * Returns 0; REQUEST_AGAIN after a page was loaded; QED_WAIT or an error.
+/* Look up guest address 'at', for at most 'bytes'; and not beyond the entries
+ * of one page, so that it costs little to ask again where only a small part
+ * was of use.  With a guard held.  Returns 0; REQUEST_AGAIN after a page was
+ * loaded; QED_WAIT or an error.
  */
 int request_lookup (struct qed_image *image, struct qed_request *request,
                     uint64_t at, uint64_t bytes, struct extent *extent);
@@ -207,6 +242,15 @@ int request_lookup (struct qed_image *image, struct qed_request *request,
  */
 int request_load (struct qed_image *image, struct qed_request *request,
                   uint64_t at);
+
+/* For overlays: as in backing.h. */
+int request_read (struct qed_image *image, struct qed_request *request,
+                  uint64_t at, uint64_t bytes, void *buf, uint64_t *done);
+int request_extent (struct qed_image *image, struct qed_request *request,
+                    uint64_t at, uint64_t bytes, enum qed_extent *kind,
+                    uint64_t *done);
+int request_prefetch (struct qed_image *image, struct qed_request *request,
+                      uint64_t at, uint64_t bytes, uint64_t *done);
 
 /* The table that an L1 entry names: *table 0 if there is none.  Returns
  * -EIO, and names the damage, if the entry is invalid.
@@ -224,12 +268,62 @@ int request_wait_job (struct qed_image *image, struct request_list *list,
 
 /* ---- allocate.c ---- */
 
+/* Every change of entries happens between these.  change_begin enters the
+ * gate and returns 0, or QED_WAIT or an error.
+ */
+int change_begin (struct qed_image *image, struct qed_request *request);
+void change_end (struct qed_image *image);
+
+/* Make sure that there is an L2 table for 'at'; hand out clusters; publish
+ * them in a locked page.  In the gate.  0, REQUEST_AGAIN, QED_WAIT or an
+ * error.
+ */
+int allocate_table (struct qed_image *image, struct qed_request *request,
+                    uint64_t at);
+int allocate_reserve (struct qed_image *image, struct qed_request *request,
+                      uint64_t want, struct space_run *run);
+/* Whether clusters that were not published are free again, after what is no
+ * success: those that the storage failed to write are not.
+ */
+bool allocate_may_reuse (int r);
+void allocate_publish (struct qed_image *image, struct page *page,
+                       unsigned index, const struct space_run *run);
+
+/* Bring in a page that a change needs; REQUEST_AGAIN, QED_WAIT or an error. */
+int change_load (struct qed_image *image, struct qed_request *request,
+                 uint64_t at);
+
 /* Give the unallocated or zero clusters at guest address 'at' a place, for at
  * most 'bytes'.  With a guard held.  Returns 0: *extent is published and may
  * be written; REQUEST_AGAIN, QED_WAIT or an error.
  */
 int allocate_extent (struct qed_image *image, struct qed_request *request,
                      uint64_t at, uint64_t bytes, struct extent *extent);
+
+/* ---- cow.c ---- */
+
+/* Write into an extent that is not allocated, over a backing file; 'data'
+ * NULL writes zeros.  The request must come back here, with the same range,
+ * while request->cow is set.  Returns 0 (*done bytes are written),
+ * REQUEST_AGAIN, QED_WAIT or an error.
+ */
+int cow_extent (struct qed_image *image, struct qed_request *request,
+                uint64_t at, const struct extent *extent, const void *data,
+                uint64_t *done);
+#define COW_LOST 3              /* within cow.c: another changed the entry */
+
+/* Give up a copy on write, if one is under way. */
+void cow_abort (struct qed_image *image, struct qed_request *request);
+
+/* ---- discard.c ---- */
+
+/* Trim or zero the first part of the guest's range; *done says how many
+ * bytes.  With a guard held.  Returns 0,
+ * REQUEST_AGAIN, QED_WAIT or an error.
+ */
+int discard_some (struct qed_image *image, struct qed_request *request,
+                  enum qed_op op, uint64_t at, uint64_t bytes,
+                  uint64_t *done);
 
 /* Where a guest address lies in the tables. */
 static inline uint64_t

@@ -86,7 +86,7 @@ qed_info_read (const char *path, const struct qed_log *log,
   int fd, r;
 
   memset (info, 0, sizeof *info);
-  fd = file_open (path, O_RDONLY, log, &facts);
+  fd = file_open (path, NULL, O_RDONLY, log, &facts);
   if (fd < 0)
     return fd;
   r = read_header (fd, path, facts.size, log, &header);

@@ -50,11 +50,32 @@ enum qed_check_mode {
   QED_CHECK_NEVER,      /* a dirty image is served read-only */
 };
 
+enum qed_discard_mode {
+  QED_DISCARD_UNMAP,    /* a trim frees clusters */
+  QED_DISCARD_IGNORE,   /* a trim does nothing */
+};
+
+enum qed_backing_mode {
+  QED_BACKING_BESIDE,   /* files in the image's own directory */
+  QED_BACKING_ANY,
+  QED_BACKING_NONE,
+  QED_BACKING_BELOW,    /* files in backing_directory */
+};
+
 struct qed_options {
   const char *path;             /* the image file */
+  const char *beneath;          /* NULL, or an absolute directory without
+                                 * symlinks: the path begins with it, and no
+                                 * symlink on the way may lead out of it */
   bool read_only;               /* never change the file */
   bool lock;                    /* take QEMU's file locks */
+  enum qed_backing_mode backing;        /* which backing files are opened */
+  const char *backing_directory;        /* for QED_BACKING_BELOW: absolute,
+                                         * without symlinks */
   enum qed_check_mode check;
+  enum qed_discard_mode discard;
+  bool detect_zeroes;           /* whole clusters of zeros that are written
+                                 * are not stored */
   unsigned clean_after;         /* seconds without change until NEED_CHECK is
                                  * cleared; 0: only at close */
   uint64_t metadata_cache;      /* bytes of table pages kept in memory, at
@@ -86,6 +107,21 @@ int qed_start (struct qed_image *image);
  */
 int qed_close (struct qed_image *image);
 
+/* Which file it is, as stat tells: two paths may lead to the same one. */
+struct qed_file_id {
+  uint64_t device, inode;
+};
+
+/* Which file a path leads to, without opening it.  'beneath' as in struct
+ * qed_options: -EXDEV if it leads out of there.  -EINVAL if an image can't
+ * lie on such a file, as on a directory.
+ */
+int qed_file_identify (const char *path, const char *beneath,
+                       struct qed_file_id *id);
+
+/* The file that was opened. */
+struct qed_file_id qed_identify (const struct qed_image *image);
+
 uint64_t qed_size (const struct qed_image *image);
 uint32_t qed_cluster_size (const struct qed_image *image);
 
@@ -100,9 +136,22 @@ enum qed_op {
   QED_OP_READ,
   QED_OP_WRITE,
   QED_OP_FLUSH,
+  QED_OP_TRIM,                  /* whole clusters are freed and read as zeros;
+                                 * nothing happens with QED_DISCARD_IGNORE */
+  QED_OP_ZERO,                  /* all of the range reads as zeros, and whole
+                                 * clusters are freed */
+  QED_OP_CACHE,                 /* read ahead what the range needs */
+  QED_OP_EXTENTS,               /* call 'extent' for each piece of the range */
 };
 
 #define QED_FUA 1u              /* durable, with its metadata, when done */
+#define QED_REQ_ONE 2u          /* QED_OP_EXTENTS: the first one is enough */
+
+enum qed_extent {
+  QED_EXTENT_DATA,
+  QED_EXTENT_ZERO,              /* a zero cluster */
+  QED_EXTENT_HOLE,              /* not allocated: reads as zeros */
+};
 
 /* qed_request_run returned this: the request waits, and its wake function
  * will be called.
@@ -132,7 +181,13 @@ struct qed_request {
    * request again: it is called with locks held.
    */
   void (*wake) (struct qed_request *request);
-  void *opaque;                 /* the caller's, for wake */
+  void *opaque;                 /* the caller's, for wake and extent */
+
+  /* QED_OP_EXTENTS: called in order, neighbours of a kind joined.  A negative
+   * errno ends the request.
+   */
+  int (*extent) (struct qed_request *request, uint64_t offset,
+                 uint64_t bytes, enum qed_extent kind);
 
   /* The engine's. */
   uint64_t done;                /* bytes carried out so far */
@@ -140,6 +195,9 @@ struct qed_request {
   int flush_error;              /* the result of the flush that served us */
   struct qed_waiter waiter;
   struct qed_request *flush_next;
+  struct cow *cow;              /* a copy on write under way */
+  enum qed_extent kind;         /* of the extent that ends at 'done' */
+  uint64_t kind_start;          /* and where it starts in the range */
 };
 
 void qed_request_init (struct qed_request *request, enum qed_op op, void *buf,

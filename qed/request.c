@@ -6,6 +6,7 @@
  *        |      | hit                                       |
  *        |      +-- data: read or write in place            |
  *        |      +-- none: zeros, or allocate and write      |
+ *        |      |   (trim, zero: discard.c)                 |
  *        +------+-------------------------------------------+
  *               | all bytes done
  *               +-- FUA: the next write-back (O6) --> done
@@ -105,6 +106,7 @@ qed_request_withdraw (struct qed_image *image, struct qed_request *request)
   unlist (&image->served, request);
   request->phase = REQUEST_RUNS;
   pthread_mutex_unlock (&image->lock);
+  cow_abort (image, request);
 }
 
 /* ---- Lookup ---- */
@@ -299,7 +301,8 @@ request_lookup (struct qed_image *image, struct qed_request *request,
 
   if (r != 0)
     return r;
-  while (extent->bytes < bytes) {
+  while (extent->bytes < bytes &&
+         image_l2_index (image, at + extent->bytes) != 0) {
     if (!metadata_get (&image->metadata,
                        image_l2_key (image, at + extent->bytes),
                        image_l2_index (image, at + extent->bytes), &entry) ||
@@ -318,10 +321,14 @@ request_lookup (struct qed_image *image, struct qed_request *request,
 /* ---- Read ---- */
 
 static int
-read_extent (struct qed_image *image, const struct extent *extent, void *buf)
+read_extent (struct qed_image *image, struct qed_request *request,
+             uint64_t at, struct extent *extent, void *buf)
 {
   int r;
 
+  if (extent->class == FORMAT_UNALLOCATED && image->backing)
+    return backing_read (image->backing, request, at, extent->bytes, buf,
+                         &extent->bytes);
   if (extent->class != FORMAT_ALLOCATED) {
     memset (buf, 0, extent->bytes);
     return 0;
@@ -333,19 +340,31 @@ read_extent (struct qed_image *image, const struct extent *extent, void *buf)
   return r;
 }
 
-static int
-read_some (struct qed_image *image, struct qed_request *request)
+int
+request_read (struct qed_image *image, struct qed_request *request,
+              uint64_t at, uint64_t bytes, void *buf, uint64_t *done)
 {
   unsigned guard = guard_enter (&image->guards);
   struct extent extent;
-  int r = request_lookup (image, request, request->offset + request->done,
-                          request->count - request->done, &extent);
+  int r = request_lookup (image, request, at, bytes, &extent);
 
   if (r == 0)
-    r = read_extent (image, &extent, (char *) request->buf + request->done);
+    r = read_extent (image, request, at, &extent, buf);
   guard_leave (&image->guards, guard);
+  *done = extent.bytes;
+  return r;
+}
+
+static int
+read_some (struct qed_image *image, struct qed_request *request)
+{
+  uint64_t done;
+  int r = request_read (image, request, request->offset + request->done,
+                        request->count - request->done,
+                        (char *) request->buf + request->done, &done);
+
   if (r == 0)
-    request->done += extent.bytes;
+    request->done += done;
   return r;
 }
 
@@ -366,12 +385,53 @@ write_extent (struct qed_image *image, const struct extent *extent,
   return r;
 }
 
+/* With a guard held. */
 static int
-write_some (struct qed_image *image, struct qed_request *request)
+write_range (struct qed_image *image, struct qed_request *request,
+             uint64_t at, uint64_t bytes, uint64_t *done)
+{
+  const char *data = (char *) request->buf + request->done;
+  struct extent extent;
+  int r = request_lookup (image, request, at, bytes, &extent);
+
+  if (r == 0 && extent.class != FORMAT_ALLOCATED) {
+    if (image->backing)
+      return cow_extent (image, request, at, &extent, data, done);
+    r = allocate_extent (image, request, at, extent.bytes, &extent);
+  }
+  if (r == 0)
+    r = write_extent (image, &extent, data);
+  *done = extent.bytes;
+  return r;
+}
+
+static bool
+is_zero (const unsigned char *buf, uint64_t n)
+{
+  return n == 0 || (buf[0] == 0 && memcmp (buf, buf + 1, n - 1) == 0);
+}
+
+/* detect-zeroes=on: cluster by cluster, zeros become a hole. */
+static int
+write_or_zero (struct qed_image *image, struct qed_request *request,
+               uint64_t at, uint64_t bytes, uint64_t *done)
+{
+  uint64_t in = at & (image->geometry.cluster_size - 1);
+  uint64_t piece = image->geometry.cluster_size - in;
+
+  if (piece > bytes)
+    piece = bytes;
+  if (is_zero ((unsigned char *) request->buf + request->done, piece))
+    return discard_some (image, request, QED_OP_ZERO, at, piece, done);
+  return write_range (image, request, at, piece, done);
+}
+
+/* A step of a write, zero or trim. */
+static int
+change_some (struct qed_image *image, struct qed_request *request)
 {
   uint64_t at = request->offset + request->done;
-  uint64_t bytes = request->count - request->done;
-  struct extent extent;
+  uint64_t bytes = request->count - request->done, done = 0;
   unsigned guard;
   int r = request_wait_scan (image, request, SCAN_READING_L2);
 
@@ -380,24 +440,145 @@ write_some (struct qed_image *image, struct qed_request *request)
   if (r != 0)
     return r;
   guard = guard_enter (&image->guards);
-  r = request_lookup (image, request, at, bytes, &extent);
-  if (r == 0 && extent.class != FORMAT_ALLOCATED)
-    r = allocate_extent (image, request, at, extent.bytes, &extent);
-  if (r == 0)
-    r = write_extent (image, &extent, (char *) request->buf + request->done);
+  if (request->cow)
+    r = cow_extent (image, request, at, NULL, request->op == QED_OP_WRITE
+                    ? (char *) request->buf + request->done : NULL, &done);
+  else if (request->op != QED_OP_WRITE)
+    r = discard_some (image, request, request->op, at, bytes, &done);
+  else if (image->options.detect_zeroes)
+    r = write_or_zero (image, request, at, bytes, &done);
+  else
+    r = write_range (image, request, at, bytes, &done);
   guard_leave (&image->guards, guard);
   if (r == 0)
-    request->done += extent.bytes;
+    request->done += done;
+  return r;
+}
+
+/* ---- Extents and read-ahead ---- */
+
+static enum qed_extent
+extent_kind (enum format_entry class)
+{
+  return class == FORMAT_ALLOCATED ? QED_EXTENT_DATA
+    : class == FORMAT_ZERO ? QED_EXTENT_ZERO : QED_EXTENT_HOLE;
+}
+
+/* Pass on the piece that ends at 'done'. */
+static int
+pass_extent (struct qed_request *request)
+{
+  if (request->done == request->kind_start)
+    return 0;
+  return request->extent (request, request->offset + request->kind_start,
+                          request->done - request->kind_start, request->kind);
+}
+
+int
+request_extent (struct qed_image *image, struct qed_request *request,
+                uint64_t at, uint64_t bytes, enum qed_extent *kind,
+                uint64_t *done)
+{
+  unsigned guard = guard_enter (&image->guards);
+  struct extent extent;
+  int r = request_lookup (image, request, at, bytes, &extent);
+
+  if (r == 0 && extent.class == FORMAT_UNALLOCATED && image->backing)
+    r = backing_extent (image->backing, request, at, extent.bytes, kind,
+                        &extent.bytes);
+  else if (r == 0)
+    *kind = extent_kind (extent.class);
+  guard_leave (&image->guards, guard);
+  *done = extent.bytes;
+  return r;
+}
+
+static int
+extents_some (struct qed_image *image, struct qed_request *request)
+{
+  enum qed_extent kind;
+  uint64_t done;
+  int r = request_extent (image, request, request->offset + request->done,
+                          request->count - request->done, &kind, &done);
+
+  if (r != 0)
+    return r;
+  if (kind != request->kind) {
+    r = pass_extent (request);
+    if (r == 0 && request->done > 0 && (request->flags & QED_REQ_ONE)) {
+      request->done = request->kind_start = request->count;
+      return 0;
+    }
+    request->kind = kind;
+    request->kind_start = request->done;
+  }
+  request->done += done;
+  if (r == 0 && request->done == request->count)
+    r = pass_extent (request);
+  return r;
+}
+
+int
+request_prefetch (struct qed_image *image, struct qed_request *request,
+                  uint64_t at, uint64_t bytes, uint64_t *done)
+{
+  unsigned guard = guard_enter (&image->guards);
+  struct extent extent;
+  int r = request_lookup (image, request, at, bytes, &extent);
+
+  if (r == 0 && extent.class == FORMAT_ALLOCATED)
+    image->storage->ops->prefetch (image->storage, extent.offset,
+                                   extent.bytes);
+  else if (r == 0 && extent.class == FORMAT_UNALLOCATED && image->backing)
+    r = backing_prefetch (image->backing, request, at, extent.bytes,
+                          &extent.bytes);
+  guard_leave (&image->guards, guard);
+  *done = extent.bytes;
+  return r;
+}
+
+static int
+cache_some (struct qed_image *image, struct qed_request *request)
+{
+  uint64_t done;
+  int r = request_prefetch (image, request, request->offset + request->done,
+                            request->count - request->done, &done);
+
+  if (r == 0)
+    request->done += done;
   return r;
 }
 
 /* ---- All of them ---- */
 
+static bool
+is_change (const struct qed_request *request)
+{
+  return request->op == QED_OP_WRITE || request->op == QED_OP_TRIM ||
+    request->op == QED_OP_ZERO;
+}
+
+static int
+run_some (struct qed_image *image, struct qed_request *request)
+{
+  switch (request->op) {
+  case QED_OP_READ:
+    return read_some (image, request);
+  case QED_OP_EXTENTS:
+    return extents_some (image, request);
+  case QED_OP_CACHE:
+    return cache_some (image, request);
+  default:
+    return change_some (image, request);
+  }
+}
+
 /* The data is in place; what is left is to make it durable (O6). */
 static int
 finish (struct qed_image *image, struct qed_request *request, bool flushed)
 {
-  bool durable = request->op == QED_OP_FLUSH || (request->flags & QED_FUA);
+  bool durable = request->op == QED_OP_FLUSH ||
+    (is_change (request) && (request->flags & QED_FUA));
 
   if (!durable || flushed || image->read_only)
     return 0;
@@ -406,8 +587,8 @@ finish (struct qed_image *image, struct qed_request *request, bool flushed)
   return request_wait_job (image, &image->want_flush, request);
 }
 
-int
-qed_request_run (struct qed_image *image, struct qed_request *request)
+static int
+run_request (struct qed_image *image, struct qed_request *request)
 {
   bool served = request->phase != REQUEST_RUNS;
   int r = served ? job_result (image, request) : 0;
@@ -422,11 +603,23 @@ qed_request_run (struct qed_image *image, struct qed_request *request)
   if (request->done == request->count)
     return finish (image, request, served);
 
+  if (request->op == QED_OP_TRIM &&
+      image->options.discard == QED_DISCARD_IGNORE)
+    request->done = request->count;
   while (request->done < request->count) {
-    r = request->op == QED_OP_READ ? read_some (image, request)
-      : write_some (image, request);
+    r = run_some (image, request);
     if (r != 0 && r != REQUEST_AGAIN)
       return r;
   }
-  return request->op == QED_OP_READ ? 0 : finish (image, request, false);
+  return finish (image, request, false);
+}
+
+int
+qed_request_run (struct qed_image *image, struct qed_request *request)
+{
+  int r = run_request (image, request);
+
+  if (r < 0)
+    cow_abort (image, request);
+  return r;
 }

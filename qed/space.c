@@ -4,10 +4,17 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "qed.h"
 #include "space.h"
+#include "yield.h"
+
+/* So many freed clusters at most wait for a write-back. */
+#define FREED_MAX ((size_t) 1 << 20)
+
+#define PAGE_ROOM 512u          /* to start with */
 
 /* The file grows in steps of this many bytes, so that few requests pay. */
 #define GROW_BYTES (UINT64_C (16) << 20)
@@ -28,6 +35,7 @@ space_init (struct space *space, const struct format_geometry *geometry,
   bitmap_init (&space->used);
   bitmap_init (&space->tables);
   wait_queue_init (&space->grown);
+  wait_queue_init (&space->reclaimed);
   space->covered = length / cluster_size;
   space->fresh = storage->can_grow
     ? (length + cluster_size - 1) / cluster_size : UINT64_MAX;
@@ -48,6 +56,8 @@ space_destroy (struct space *space)
   bitmap_destroy (&space->used);
   bitmap_destroy (&space->tables);
   wait_queue_destroy (&space->grown);
+  wait_queue_destroy (&space->reclaimed);
+  free (space->freed);
   pthread_mutex_destroy (&space->lock);
 }
 
@@ -164,7 +174,8 @@ space_reserve (struct space *space, uint64_t want, struct space_run *run)
 
   pthread_mutex_lock (&space->lock);
   if (!find_free (space, want, run))
-    r = take_end (space, want, false, run);
+    r = space->reuse && space->freed_n > 0 ? -EBUSY
+      : take_end (space, want, false, run);
   if (r == 0)
     r = hand_out (space, false, run);
   pthread_mutex_unlock (&space->lock);
@@ -220,6 +231,138 @@ space_release (struct space *space, const struct space_run *run)
   if (space->cursor > run->first)
     space->cursor = run->first;
   pthread_mutex_unlock (&space->lock);
+}
+
+/* ---- Freeing (O5) ---- */
+
+int
+space_promise (struct space *space, size_t n)
+{
+  size_t need, capacity;
+  uint64_t *freed;
+  int r = 0;
+
+  pthread_mutex_lock (&space->lock);
+  need = space->freed_n + space->promised + n;
+  capacity = space->freed_capacity ? space->freed_capacity : PAGE_ROOM;
+  while (capacity < need)
+    capacity *= 2;
+  if (need > FREED_MAX && space->freed_n > 0)
+    r = -EBUSY;
+  else if (capacity > space->freed_capacity) {
+    freed = realloc (space->freed, capacity * sizeof *freed);
+    if (freed) {
+      space->freed = freed;
+      space->freed_capacity = capacity;
+    }
+    else
+      r = -ENOMEM;
+  }
+  if (r == 0)
+    space->promised += n;
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
+void
+space_unpromise (struct space *space, size_t n)
+{
+  pthread_mutex_lock (&space->lock);
+  assert (space->promised >= n);
+  space->promised -= n;
+  pthread_mutex_unlock (&space->lock);
+}
+
+void
+space_freed (struct space *space, uint64_t cluster)
+{
+  pthread_mutex_lock (&space->lock);
+  assert (space->promised > 0 && space->freed_n < space->freed_capacity);
+  space->promised--;
+  space->freed[space->freed_n++] = cluster;
+  pthread_mutex_unlock (&space->lock);
+}
+
+void
+space_flush_begins (struct space *space)
+{
+  pthread_mutex_lock (&space->lock);
+  space->flushing = space->freed_n;
+  pthread_mutex_unlock (&space->lock);
+}
+
+void
+space_flush_ends (struct space *space, bool ok)
+{
+  pthread_mutex_lock (&space->lock);
+  if (ok && sim_skips ("flush", "leave-younger"))
+    space->flushing = space->freed_n;
+  if (ok)
+    space->gone = space->flushing;
+  else
+    space->flushing = space->gone;
+  pthread_mutex_unlock (&space->lock);
+}
+
+size_t
+space_first_gone (struct space *space, uint64_t *clusters, size_t max)
+{
+  size_t n;
+
+  pthread_mutex_lock (&space->lock);
+  n = space->gone < max ? space->gone : max;
+  if (n > 0)
+    memcpy (clusters, space->freed, n * sizeof *clusters);
+  pthread_mutex_unlock (&space->lock);
+  return n;
+}
+
+bool
+space_any_gone (struct space *space)
+{
+  bool any;
+
+  pthread_mutex_lock (&space->lock);
+  any = space->gone > 0;
+  pthread_mutex_unlock (&space->lock);
+  return any;
+}
+
+void
+space_reclaim (struct space *space, size_t n)
+{
+  size_t i;
+
+  pthread_mutex_lock (&space->lock);
+  assert (n <= space->gone);
+  for (i = 0; i < n; i++) {
+    bitmap_clear (&space->used, space->freed[i]);
+    if (space->cursor > space->freed[i])
+      space->cursor = space->freed[i];
+  }
+  space->freed_n -= n;
+  space->flushing -= n;
+  space->gone -= n;
+  memmove (space->freed, space->freed + n,
+           space->freed_n * sizeof *space->freed);
+  pthread_mutex_unlock (&space->lock);
+  wait_wake_all (&space->reclaimed);
+}
+
+int
+space_wait (struct space *space, struct qed_request *request)
+{
+  int r = 0;
+
+  pthread_mutex_lock (&space->lock);
+  if (space->freed_n > 0 &&
+      space->base + space->used.count == space->end) {
+    r = space->gone > 0 ? QED_WAIT : -EAGAIN;
+    if (r == QED_WAIT)
+      wait_add (&space->reclaimed, request);
+  }
+  pthread_mutex_unlock (&space->lock);
+  return r;
 }
 
 /* ---- The length of the file ---- */
@@ -316,12 +459,18 @@ space_is_table (struct space *space, uint64_t cluster)
 bool
 space_cut_wanted (struct space *space, uint64_t *length)
 {
+  uint64_t was_end;
   bool wanted;
 
   pthread_mutex_lock (&space->lock);
+  was_end = space->end;
   if (space->reuse)
-    while (space->end > space->base && !bitmap_test (&space->used, space->end - 1))
+    while (space->end > space->base &&
+           !bitmap_test (&space->used, space->end - 1))
       space->end--;
+  /* Should the cut fail, the tail was used before. */
+  if (space->end < was_end && space->fresh < was_end)
+    space->fresh = was_end;
   *length = space->end * space->cluster_size;
   wanted = space->reuse && space->can_grow &&
     atomic_load (&space->length_bytes) > *length;

@@ -44,6 +44,18 @@ struct space {
   uint64_t cursor;              /* where to look for a free one */
   bool reuse;                   /* the scan saw everything: what isn't in use
                                  * is free */
+  /* Clusters that no entry in memory names any more, oldest first (O5).
+   * Their bits stay set until they are free.
+   *
+   *   0 ....... gone ....... flushing ....... freed_n
+   *   durably    | a write-back  | the next one
+   *   gone       | covers them   | will
+   */
+  uint64_t *freed;
+  size_t freed_n, gone, flushing, freed_capacity;
+  size_t promised;              /* more that 'freed' has room for */
+  struct wait_queue reclaimed;  /* who waits for some of them to be free */
+
   bool growing;                 /* someone is changing the length */
   struct wait_queue grown;      /* others who need that */
 };
@@ -73,8 +85,9 @@ struct space_run {
   bool used_before;             /* must be made to read as zeros */
 };
 
-/* Hand out up to 'want' neighbouring clusters.  -EAGAIN: the file must grow
- * first (space_grow); -ENOSPC: it can't.
+/* Hand out up to 'want' neighbouring clusters.  -EBUSY: there are none, but
+ * some were freed and will be after a write-back (space_wait).  -EAGAIN: the
+ * file must grow first (space_grow); -ENOSPC: it can't.
  */
 int space_reserve (struct space *space, uint64_t want, struct space_run *run);
 
@@ -93,6 +106,43 @@ void space_release (struct space *space, const struct space_run *run);
  */
 int space_grow (struct space *space, struct storage *storage, uint64_t n,
                 struct qed_request *request);
+
+/* ---- Freeing (O5) ---- */
+
+/* Make room for n clusters that are about to be freed, so that space_freed
+ * can't fail.  -ENOMEM; -EBUSY if so many are freed already that a write-back
+ * should come first.
+ */
+int space_promise (struct space *space, size_t n);
+
+/* Take back what was promised and not used. */
+void space_unpromise (struct space *space, size_t n);
+
+/* A cluster is freed: its entry was changed in memory and its page is dirty,
+ * still locked.
+ */
+void space_freed (struct space *space, uint64_t cluster);
+
+/* A write-back starts, before it copies anything: it covers what is freed by
+ * now.  It ends: those are durably gone, or (not 'ok') freed as before.
+ */
+void space_flush_begins (struct space *space);
+void space_flush_ends (struct space *space, bool ok);
+
+/* Copy out the first of those that are durably gone, at most 'max'. */
+size_t space_first_gone (struct space *space, uint64_t *clusters, size_t max);
+
+bool space_any_gone (struct space *space);
+
+/* The first n of them may be used again: no reader is left, and what they
+ * held was punched.
+ */
+void space_reclaim (struct space *space, size_t n);
+
+/* Wait until some are free.  Returns 0 (try again: none are on their way),
+ * QED_WAIT (queued), or -EAGAIN if a write-back has to come first.
+ */
+int space_wait (struct space *space, struct qed_request *request);
 
 /* Whether a cluster belongs to an L2 table. */
 bool space_is_table (struct space *space, uint64_t cluster);

@@ -112,24 +112,34 @@ file_pwritev (struct storage *s, const struct iovec *iov, int n,
 }
 
 static int
-file_zero (struct storage *s, uint64_t offset, uint64_t count)
+file_punch (struct storage *s, uint64_t offset, uint64_t count)
 {
   struct storage_file *file = file_of (s);
-  size_t n;
   int r;
 
-  if (!file->no_punch) {
-    do
-      r = fallocate (file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                     (off_t) offset, (off_t) count);
-    while (r < 0 && errno == EINTR);
-    if (r == 0)
-      return 0;
-    if (errno != EOPNOTSUPP && errno != ENOSYS && errno != ENODEV &&
-        errno != EINVAL)
-      return -errno;
-    file->no_punch = true;
-  }
+  if (file->no_punch)
+    return -EOPNOTSUPP;
+  do
+    r = fallocate (file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                   (off_t) offset, (off_t) count);
+  while (r < 0 && errno == EINTR);
+  if (r == 0)
+    return 0;
+  if (errno != EOPNOTSUPP && errno != ENOSYS && errno != ENODEV &&
+      errno != EINVAL)
+    return -errno;
+  file->no_punch = true;
+  return -EOPNOTSUPP;
+}
+
+static int
+file_zero (struct storage *s, uint64_t offset, uint64_t count)
+{
+  size_t n;
+  int r = file_punch (s, offset, count);
+
+  if (r != -EOPNOTSUPP)
+    return r;
   while (count > 0) {
     n = count < ZEROS_SIZE ? (size_t) count : ZEROS_SIZE;
     r = file_pwrite (s, zeros, n, offset);
@@ -139,6 +149,13 @@ file_zero (struct storage *s, uint64_t offset, uint64_t count)
     count -= n;
   }
   return 0;
+}
+
+static void
+file_prefetch (struct storage *s, uint64_t offset, uint64_t count)
+{
+  (void) posix_fadvise (file_of (s)->fd, (off_t) offset, (off_t) count,
+                        POSIX_FADV_WILLNEED);
 }
 
 /* ---- The file as a whole ---- */
@@ -241,6 +258,8 @@ static const struct storage_ops file_ops = {
   .pwrite = file_pwrite,
   .pwritev = file_pwritev,
   .zero = file_zero,
+  .punch = file_punch,
+  .prefetch = file_prefetch,
   .resize = file_resize,
   .length = file_length,
   .sync = file_sync,
@@ -253,29 +272,43 @@ static const struct storage_ops file_ops = {
 
 /* A file that may not be written is served read-only. */
 static int
-open_file (struct storage_file *file, const char *path,
-           const struct qed_log *log)
+open_file (struct storage_file *file, const struct qed_options *options)
 {
   static const struct qed_log quiet;
+  const struct qed_log *log = &options->log;
+  const char *path = options->path, *beneath = options->beneath;
   struct file_facts facts;
   int r = -EROFS;
 
   if (!file->storage.read_only)
-    r = file_open (path, O_RDWR, &quiet, &facts);
+    r = file_open (path, beneath, O_RDWR, &quiet, &facts);
   if (r == -EACCES || r == -EPERM || r == -EROFS) {
-    r = file_open (path, O_RDONLY, log, &facts);
+    r = file_open (path, beneath, O_RDONLY, log, &facts);
     if (r >= 0 && !file->storage.read_only)
       log_warning (log, "%s: the file may not be written: served read-only",
                    path);
     file->storage.read_only = true;
   }
   else if (r < 0)
-    r = file_open (path, O_RDWR, log, &facts);
+    r = file_open (path, beneath, O_RDWR, log, &facts);
   if (r < 0)
     return r;
   file->fd = r;
   file->block_device = facts.block_device;
   file->storage.can_grow = !facts.block_device && !file->storage.read_only;
+  return 0;
+}
+
+/* Which file it is. */
+static int
+identify (struct storage_file *file)
+{
+  struct stat st;
+
+  if (fstat (file->fd, &st) == -1)
+    return -errno;
+  file->storage.device = st.st_dev;
+  file->storage.inode = st.st_ino;
   return 0;
 }
 
@@ -299,30 +332,64 @@ take_lock (struct storage_file *file, const char *path,
   return r;
 }
 
+/* The file is open: lock it, and make a storage of it. */
+static int
+finish_open (struct storage_file *file, const char *path, bool lock,
+             const struct qed_log *log, struct storage **storage)
+{
+  int r = identify (file);
+
+  if (r == 0 && lock)
+    r = take_lock (file, path, log);
+  if (r < 0) {
+    close (file->fd);
+    free (file);
+    return r;
+  }
+  file->storage.ops = &file_ops;
+  *storage = &file->storage;
+  return 0;
+}
+
 int
-storage_file_open (const char *path, bool read_only, bool lock,
-                   const struct qed_log *log, struct storage **storage)
+storage_file_open (const struct qed_options *options,
+                   struct storage **storage)
 {
   struct storage_file *file = calloc (1, sizeof *file);
   int r;
 
   if (file == NULL)
     return -ENOMEM;
-  file->storage.ops = &file_ops;
-  file->storage.read_only = read_only;
-  r = open_file (file, path, log);
-  if (r < 0)
-    goto fail;
-  if (lock)
-    r = take_lock (file, path, log);
+  file->storage.read_only = options->read_only;
+  r = open_file (file, options);
   if (r < 0) {
-    close (file->fd);
-    goto fail;
+    free (file);
+    return r;
   }
-  *storage = &file->storage;
-  return 0;
+  return finish_open (file, options->path, options->lock, &options->log,
+                      storage);
+}
 
- fail:
-  free (file);
-  return r;
+int
+storage_file_open_fd (int fd, const char *path, bool lock,
+                      const struct qed_log *log, struct storage **storage)
+{
+  struct storage_file *file = calloc (1, sizeof *file);
+  struct stat st;
+
+  if (file == NULL) {
+    close (fd);
+    return -ENOMEM;
+  }
+  if (fstat (fd, &st) == -1 ||
+      (!S_ISREG (st.st_mode) && !S_ISBLK (st.st_mode))) {
+    log_error (log, "%s: not a regular file or block device", path);
+    close (fd);
+    free (file);
+    return -EINVAL;
+  }
+  file->fd = fd;
+  file->storage.read_only = true;
+  file->block_device = S_ISBLK (st.st_mode);
+  return finish_open (file, path, lock, log, storage);
 }

@@ -53,6 +53,9 @@ run_io (struct loop_work *work)
   case STORAGE_WRITE:
     io->error = s->ops->pwrite (s, io->buf, io->count, io->offset);
     break;
+  case STORAGE_PUNCH:
+    io->error = s->ops->punch (s, io->offset, io->limit);
+    break;
   case STORAGE_SYNC:
     io->error = s->ops->sync (s);
     break;

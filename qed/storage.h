@@ -39,6 +39,14 @@ struct storage_ops {
    */
   int (*zero) (struct storage *s, uint64_t offset, uint64_t count);
 
+  /* Give a range inside the file back to the file system; it may be left as
+   * it is (-EOPNOTSUPP).
+   */
+  int (*punch) (struct storage *s, uint64_t offset, uint64_t count);
+
+  /* Say that a range will be read soon. */
+  void (*prefetch) (struct storage *s, uint64_t offset, uint64_t count);
+
   /* Set the length.  Growth reads as zeros. */
   int (*resize) (struct storage *s, uint64_t length);
   int (*length) (struct storage *s, uint64_t *length);
@@ -62,6 +70,7 @@ struct storage_ops {
 /* The common part; drivers embed it. */
 struct storage {
   const struct storage_ops *ops;
+  uint64_t device, inode;       /* which file it is, as in stat; 0: no file */
   bool read_only;
   bool can_grow;        /* resize works, and growth reads as zeros: clusters
                          * beyond the end are fresh */
@@ -76,6 +85,7 @@ enum storage_op {
                          * says where it was and count how much, 0 if there
                          * are only holes */
   STORAGE_WRITE,        /* buf, count, offset */
+  STORAGE_PUNCH,        /* offset, limit: how many bytes */
   STORAGE_SYNC,
   STORAGE_RESIZE,       /* offset: the new length */
 };
@@ -102,10 +112,17 @@ void storage_submit (struct loop *loop, struct storage *s,
 
 /* A local file or block device.  Opens without blocking (a FIFO is refused),
  * takes QEMU's locks if asked to.  A file that may not be written falls back
- * to read-only, with a message, unless it was asked for.  Messages name
- * path.
+ * to read-only, with a message, unless it was asked for.  Of the options,
+ * those that concern the file count.  Messages name the path.
  */
-int storage_file_open (const char *path, bool read_only, bool lock,
-                       const struct qed_log *log, struct storage **storage);
+int storage_file_open (const struct qed_options *options,
+                       struct storage **storage);
+
+/* The same for a file that was opened for reading; 'fd' becomes the
+ * storage's, also on failure.  It must be a regular file or block device.
+ */
+int storage_file_open_fd (int fd, const char *path, bool lock,
+                          const struct qed_log *log,
+                          struct storage **storage);
 
 #endif /* QED_STORAGE_H */

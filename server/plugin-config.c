@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -27,9 +28,18 @@
 struct plugin_config plugin_config;
 
 static char *absolute_path;     /* what options.path points at */
+static char *directory;         /* likewise */
+static char *backing_directory; /* likewise */
 
 const char plugin_config_help[] =
-  "[file=]<IMAGE>     (required) The QED image to serve.\n"
+  "[file=]<IMAGE>     (required, or dir) The QED image to serve.\n"
+  "dir=<DIRECTORY>    (required, or file) Serve each *.qed in the directory,\n"
+  "                   as an export of its file name.  It is open only while\n"
+  "                   it has clients, and some seconds longer.\n"
+  "backing=beside|any|none|<DIRECTORY>\n"
+  "                   Which backing files may be opened: those in the image's\n"
+  "                   own directory (default), any, none, or those in a\n"
+  "                   directory.\n"
   "check=auto|always|never\n"
   "                   At open: repair the image if it was not closed cleanly\n"
   "                   (default), always check it, or never; an image that\n"
@@ -37,6 +47,10 @@ const char plugin_config_help[] =
   "clean-after=<SECONDS>\n"
   "                   Idle time after which the image is marked clean\n"
   "                   (default 5; 0: only when the server ends).\n"
+  "detect-zeroes=off|on\n"
+  "                   Do not store clusters of zeros that a client writes.\n"
+  "discard=unmap|ignore\n"
+  "                   What trim does: free clusters (default), or nothing.\n"
   "lock=on|off        Lock the image against other programs (default on).\n"
   "metadata-cache=<SIZE>\n"
   "                   Memory for the image's tables (default 64M).";
@@ -51,6 +65,44 @@ parse_file (const char *value)
     return -1;
   plugin_config.options.path = absolute_path;
   plugin_config.name = strrchr (absolute_path, '/') + 1;
+  return 0;
+}
+
+static int
+parse_dir (const char *value)
+{
+  struct stat st;
+
+  directory = nbdkit_realpath (value);
+  if (directory == NULL)
+    return -1;
+  if (stat (directory, &st) == -1 || !S_ISDIR (st.st_mode)) {
+    nbdkit_error ("dir=%s: is not a directory; one image is served with "
+                  "file=%s", value, value);
+    return -1;
+  }
+  plugin_config.directory = directory;
+  return 0;
+}
+
+static int
+parse_backing (const char *value)
+{
+  struct qed_options *options = &plugin_config.options;
+
+  if (strcmp (value, "beside") == 0)
+    options->backing = QED_BACKING_BESIDE;
+  else if (strcmp (value, "any") == 0)
+    options->backing = QED_BACKING_ANY;
+  else if (strcmp (value, "none") == 0)
+    options->backing = QED_BACKING_NONE;
+  else {
+    backing_directory = nbdkit_realpath (value);
+    if (backing_directory == NULL)
+      return -1;
+    options->backing = QED_BACKING_BELOW;
+    options->backing_directory = backing_directory;
+  }
   return 0;
 }
 
@@ -89,14 +141,41 @@ parse_clean_after (const char *value)
 }
 
 static int
-parse_lock (const char *value)
+parse_switch (const char *key, const char *value, bool *on)
 {
   if (strcmp (value, "on") == 0)
-    plugin_config.options.lock = true;
+    *on = true;
   else if (strcmp (value, "off") == 0)
-    plugin_config.options.lock = false;
+    *on = false;
   else {
-    nbdkit_error ("lock=%s: must be on or off", value);
+    nbdkit_error ("%s=%s: must be on or off", key, value);
+    return -1;
+  }
+  return 0;
+}
+
+static int
+parse_detect_zeroes (const char *value)
+{
+  return parse_switch ("detect-zeroes", value,
+                       &plugin_config.options.detect_zeroes);
+}
+
+static int
+parse_lock (const char *value)
+{
+  return parse_switch ("lock", value, &plugin_config.options.lock);
+}
+
+static int
+parse_discard (const char *value)
+{
+  if (strcmp (value, "unmap") == 0)
+    plugin_config.options.discard = QED_DISCARD_UNMAP;
+  else if (strcmp (value, "ignore") == 0)
+    plugin_config.options.discard = QED_DISCARD_IGNORE;
+  else {
+    nbdkit_error ("discard=%s: must be unmap or ignore", value);
     return -1;
   }
   return 0;
@@ -150,8 +229,12 @@ static struct parameter {
   const char *example;          /* for the message when the value is missing */
   bool seen;
 } parameters[] = {
+  { "backing", parse_backing, "beside", false },
   { "check", parse_check, "auto", false },
   { "clean-after", parse_clean_after, "5", false },
+  { "detect-zeroes", parse_detect_zeroes, "off", false },
+  { "dir", parse_dir, "/var/lib/disks", false },
+  { "discard", parse_discard, "unmap", false },
   { "file", parse_file, "disk.qed", false },
   { "lock", parse_lock, "on", false },
   { "metadata-cache", parse_metadata_cache, "64M", false },
@@ -178,6 +261,8 @@ void
 plugin_config_unload (void)
 {
   free (absolute_path);
+  free (directory);
+  free (backing_directory);
 }
 
 int
@@ -208,8 +293,17 @@ plugin_config_parse (const char *key, const char *value)
 int
 plugin_config_complete (void)
 {
-  if (plugin_config.options.path == NULL) {
-    nbdkit_error ("the image is missing; write nbdkit qed [file=]IMAGE");
+  const bool file = plugin_config.options.path != NULL;
+  const bool dir = plugin_config.directory != NULL;
+
+  if (!file && !dir) {
+    nbdkit_error ("the image is missing; write nbdkit qed [file=]IMAGE or "
+                  "nbdkit qed dir=DIRECTORY");
+    return -1;
+  }
+  if (file && dir) {
+    nbdkit_error ("file=%s and dir=%s exclude each other; give one of them",
+                  plugin_config.options.path, plugin_config.directory);
     return -1;
   }
   return 0;

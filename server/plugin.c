@@ -16,7 +16,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <string.h>
 #include <time.h>
 
 #include <ev.h>
@@ -24,12 +23,10 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "exports.h"
 #include "plugin.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
-
-/* Scripts and our own tools recognise exports of ours by it. */
-#define EXPORT_DESCRIPTION "nbdkit-qed disk"
 
 /* How long a request sleeps before it looks whether nbdkit ends. */
 #define WAIT_SLICE_NS 100000000
@@ -40,9 +37,6 @@
  * output (-v).
  */
 NBDKIT_DLL_PUBLIC int qed_debug_trace = 0;
-
-/* From .get_ready to .cleanup. */
-static struct qed_image *image;
 
 /* ---- The life of the plugin -------------------------------------------- */
 
@@ -68,16 +62,6 @@ log_message (void *opaque, enum qed_log_level level, const char *message)
 }
 
 static void
-close_image (void)
-{
-  if (image != NULL && qed_close (image) < 0)
-    nbdkit_error ("%s: not everything could be written; the image stays "
-                  "marked as in need of a check",
-                  plugin_config.options.path);
-  image = NULL;
-}
-
-static void
 plugin_load (void)
 {
   plugin_config_load ();
@@ -90,7 +74,7 @@ static void
 plugin_unload (void)
 {
   plugin_quit_stop ();
-  close_image ();
+  exports_close ();
   plugin_config_unload ();
 }
 
@@ -108,9 +92,6 @@ plugin_dump (void)
   printf ("qed_export_description=%s\n", EXPORT_DESCRIPTION);
 }
 
-/* Before the fork: what is wrong with the image fails nbdkit here, where an
- * operator sees it.
- */
 static int
 plugin_get_ready (void)
 {
@@ -119,14 +100,13 @@ plugin_get_ready (void)
   options->read_only = plugin_readonly ();
   options->log.fn = log_message;
   options->log.trace = qed_debug_trace != 0;
-  return qed_open (options, &image) < 0 ? -1 : 0;
+  return exports_open ();
 }
 
-/* After the fork, which no thread survives. */
 static int
 plugin_after_fork (void)
 {
-  if (qed_start (image) < 0)
+  if (exports_start () == -1)
     return -1;
   return plugin_quit_start ();
 }
@@ -136,7 +116,7 @@ static void
 plugin_cleanup (void)
 {
   plugin_quit_stop ();
-  close_image ();
+  exports_close ();
 }
 
 /* ---- Exports ----------------------------------------------------------- */
@@ -146,7 +126,7 @@ plugin_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 {
   (void) readonly;
   (void) is_tls;
-  return nbdkit_add_export (exports, plugin_config.name, EXPORT_DESCRIPTION);
+  return exports_list (exports);
 }
 
 /* What "" stands for; nbdkit tells the client. */
@@ -155,41 +135,24 @@ plugin_default_export (int readonly, int is_tls)
 {
   (void) readonly;
   (void) is_tls;
-  return plugin_config.name;
+  return exports_default ();
 }
 
-/* Copy what fits of a name that a client sent, for a message of one line. */
-static void
-copy_printable (char *to, size_t size, const char *name)
-{
-  size_t i;
-
-  for (i = 0; i + 1 < size && name[i] != '\0'; ++i)
-    to[i] = name[i] >= 0x20 && name[i] < 0x7f ? name[i] : '?';
-  to[i] = '\0';
-}
-
-/* Names are strict: a client that asks for another disk must not get this
- * one.
- */
+/* The handle is the export. */
 static void *
 plugin_open (int readonly)
 {
   const char *name = nbdkit_export_name ();
-  char printable[80];
 
   (void) readonly;              /* nbdkit itself keeps such a client from
                                  * writing */
-  if (name == NULL)
-    return NULL;
-  if (name[0] != '\0' && strcmp (name, plugin_config.name) != 0) {
-    copy_printable (printable, sizeof printable, name);
-    nbdkit_error ("there is no export \"%s\"; use \"%s\" or \"\"",
-                  printable, plugin_config.name);
-    nbdkit_set_error (ENOENT);
-    return NULL;
-  }
-  return NBDKIT_HANDLE_NOT_NEEDED;
+  return name != NULL ? export_acquire (name) : NULL;
+}
+
+static void
+plugin_close (void *handle)
+{
+  export_release (handle);
 }
 
 static const char *
@@ -202,8 +165,7 @@ plugin_export_description (void *handle)
 static int64_t
 plugin_get_size (void *handle)
 {
-  (void) handle;
-  return qed_size (image);
+  return qed_size (export_image (handle));
 }
 
 /* Requests of whole clusters are the best, within reason; smaller ones than
@@ -213,9 +175,8 @@ static int
 plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
                    uint32_t *maximum)
 {
-  const uint32_t cluster_size = qed_cluster_size (image);
+  const uint32_t cluster_size = qed_cluster_size (export_image (handle));
 
-  (void) handle;
   *minimum = 1;
   *preferred = cluster_size < 65536 ? cluster_size : 65536;
   if (*preferred < 4096)
@@ -228,8 +189,7 @@ plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
 static int
 plugin_can_write (void *handle)
 {
-  (void) handle;
-  return qed_writable (image);
+  return qed_writable (export_image (handle));
 }
 
 static int
@@ -239,7 +199,7 @@ plugin_can_fua (void *handle)
   return NBDKIT_FUA_NATIVE;
 }
 
-/* There is one image below all connections: a flush on one covers all. */
+/* All connections of an export share one image: a flush on one covers all. */
 static int
 plugin_can_multi_conn (void *handle)
 {
@@ -247,22 +207,21 @@ plugin_can_multi_conn (void *handle)
   return 1;
 }
 
-/* nbdkit zeroes by writing, which is not faster than writing. */
+/* Zeroing changes entries and punches holes; plugin_zero fails at once where
+ * it would have to write.
+ */
 static int
 plugin_can_fast_zero (void *handle)
 {
   (void) handle;
-  return 0;
+  return 1;
 }
 
-/* nbdkit reads and drops the data: that fills the host's page cache and our
- * cache of tables.
- */
 static int
 plugin_can_cache (void *handle)
 {
   (void) handle;
-  return NBDKIT_CACHE_EMULATE;
+  return NBDKIT_CACHE_NATIVE;
 }
 
 /* ---- Data -------------------------------------------------------------- */
@@ -322,7 +281,8 @@ sleep_slice (struct sleeper *sleeper)
  * not given up.
  */
 static int
-run_waiting (struct qed_request *request, struct sleeper *sleeper)
+run_waiting (struct qed_image *image, struct qed_request *request,
+             struct sleeper *sleeper)
 {
   int r = QED_WAIT;
 
@@ -340,20 +300,38 @@ run_waiting (struct qed_request *request, struct sleeper *sleeper)
   return r;
 }
 
+static const char *
+op_to_text (enum qed_op op)
+{
+  switch (op) {
+  case QED_OP_READ: return "read";
+  case QED_OP_WRITE: return "write";
+  case QED_OP_FLUSH: return "flush";
+  case QED_OP_TRIM: return "trim";
+  case QED_OP_ZERO: return "zero";
+  case QED_OP_CACHE: return "cache";
+  case QED_OP_EXTENTS: return "block status";
+  }
+  return "request";
+}
+
 /* Tell the log and nbdkit of a negative errno.  When a request is given up
  * nbdkit_nanosleep has said why.
  */
 static void
-report_failure (const struct qed_request *request, int r)
+report_failure (const struct export *export,
+                const struct qed_request *request, int r)
 {
+  const char *path = export_path (export);
+
   errno = -r;                   /* for %m */
   if (r == -ESHUTDOWN)
-    nbdkit_debug ("request given up: %m");
+    nbdkit_debug ("%s: request given up: %m", path);
   else if (request->op == QED_OP_FLUSH)
-    nbdkit_error ("flush failed: %m");
+    nbdkit_error ("%s: flush failed: %m", path);
   else
-    nbdkit_error ("%s of %" PRIu64 " bytes at 0x%" PRIx64 " failed: %m",
-                  request->op == QED_OP_READ ? "read" : "write",
+    nbdkit_error ("%s: %s of %" PRIu64 " bytes at 0x%" PRIx64 " failed: %m",
+                  path, op_to_text (request->op),
                   request->count, request->offset);
   nbdkit_set_error (-r);
 }
@@ -362,54 +340,114 @@ report_failure (const struct qed_request *request, int r)
  * set and one line logged.
  */
 static int
-carry_out (enum qed_op op, void *buf, uint32_t count, uint64_t offset,
-           uint32_t flags)
+carry_out_request (struct export *export, struct qed_request *request)
 {
+  struct qed_image *image = export_image (export);
   struct sleeper sleeper = { .lock = PTHREAD_MUTEX_INITIALIZER,
                              .cond = PTHREAD_COND_INITIALIZER };
-  struct qed_request request;
   int r;
 
-  qed_request_init (&request, op, buf, count, offset,
-                    flags & NBDKIT_FLAG_FUA ? QED_FUA : 0);
-  request.wake = wake_request;
-  request.opaque = &sleeper;
-
-  r = qed_request_run (image, &request);
+  request->wake = wake_request;
+  request->opaque = &sleeper;
+  r = qed_request_run (image, request);
   if (r == QED_WAIT)
-    r = run_waiting (&request, &sleeper);
+    r = run_waiting (image, request, &sleeper);
   if (r < 0) {
-    report_failure (&request, r);
+    report_failure (export, request, r);
     return -1;
   }
   return 0;
 }
 
 static int
+carry_out (struct export *export, enum qed_op op, void *buf, uint32_t count,
+           uint64_t offset, uint32_t flags)
+{
+  struct qed_request request;
+
+  qed_request_init (&request, op, buf, count, offset,
+                    flags & NBDKIT_FLAG_FUA ? QED_FUA : 0);
+  return carry_out_request (export, &request);
+}
+
+static int
 plugin_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
               uint32_t flags)
 {
-  (void) handle;
-  return carry_out (QED_OP_READ, buf, count, offset, flags);
+  return carry_out (handle, QED_OP_READ, buf, count, offset, flags);
 }
 
 static int
 plugin_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
                uint32_t flags)
 {
-  (void) handle;
-  return carry_out (QED_OP_WRITE, (void *) buf, count, offset, flags);
+  return carry_out (handle, QED_OP_WRITE, (void *) buf, count, offset, flags);
 }
 
 static int
 plugin_flush (void *handle, uint32_t flags)
 {
-  (void) handle;
-  return carry_out (QED_OP_FLUSH, NULL, 0, 0, flags);
+  return carry_out (handle, QED_OP_FLUSH, NULL, 0, 0, flags);
 }
 
-/* What is not here is nbdkit's default: no trim, no extents, zeroes are
- * written, not rotational.
+static int
+plugin_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  return carry_out (handle, QED_OP_TRIM, NULL, count, offset, flags);
+}
+
+/* Zeroing frees clusters.  A client that wants them kept gets zeros written
+ * by nbdkit, or nothing if it asked for speed.
+ */
+static int
+plugin_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  if (!(flags & NBDKIT_FLAG_MAY_TRIM)) {
+    nbdkit_set_error (EOPNOTSUPP);
+    return -1;
+  }
+  return carry_out (handle, QED_OP_ZERO, NULL, count, offset, flags);
+}
+
+static int
+plugin_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  return carry_out (handle, QED_OP_CACHE, NULL, count, offset, flags);
+}
+
+/* A block status request: where its extents go, beside the sleeper. */
+struct extents_request {
+  struct qed_request request;
+  struct nbdkit_extents *extents;
+};
+
+static int
+add_extent (struct qed_request *request, uint64_t offset, uint64_t bytes,
+            enum qed_extent kind)
+{
+  struct extents_request *r = (struct extents_request *) request;
+  const uint32_t type = kind == QED_EXTENT_DATA ? 0
+    : kind == QED_EXTENT_ZERO ? NBDKIT_EXTENT_ZERO
+    : NBDKIT_EXTENT_ZERO | NBDKIT_EXTENT_HOLE;
+
+  return nbdkit_add_extent (r->extents, offset, bytes, type) < 0
+    ? (errno ? -errno : -EIO) : 0;
+}
+
+static int
+plugin_extents (void *handle, uint32_t count, uint64_t offset,
+                uint32_t flags, struct nbdkit_extents *extents)
+{
+  struct extents_request r = { .extents = extents };
+
+  qed_request_init (&r.request, QED_OP_EXTENTS, NULL, count, offset,
+                    flags & NBDKIT_FLAG_REQ_ONE ? QED_REQ_ONE : 0);
+  r.request.extent = add_extent;
+  return carry_out_request (handle, &r.request);
+}
+
+/* What is not here is nbdkit's default: whether there is trim, zero and
+ * extents follows from the callbacks; not rotational.
  */
 static struct nbdkit_plugin plugin = {
   .name = "qed",
@@ -429,6 +467,7 @@ static struct nbdkit_plugin plugin = {
   .list_exports = plugin_list_exports,
   .default_export = plugin_default_export,
   .open = plugin_open,
+  .close = plugin_close,
   .export_description = plugin_export_description,
   .get_size = plugin_get_size,
   .block_size = plugin_block_size,
@@ -440,6 +479,10 @@ static struct nbdkit_plugin plugin = {
   .pread = plugin_pread,
   .pwrite = plugin_pwrite,
   .flush = plugin_flush,
+  .trim = plugin_trim,
+  .zero = plugin_zero,
+  .extents = plugin_extents,
+  .cache = plugin_cache,
 };
 
 /* What nbdkit looks up; the macro defines it. */

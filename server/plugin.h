@@ -13,8 +13,9 @@
 
 struct plugin_config {
   struct qed_options options;   /* 'path' is absolute: nbdkit changes its
-                                 * directory before it serves */
+                                 * directory before it serves; NULL with dir= */
   const char *name;             /* the path's last component: the export */
+  const char *directory;        /* dir=: absolute, without symlinks; or NULL */
 };
 
 /* Filled in while nbdkit reads its command line, constant afterwards. */

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
 """Look at a closed QED image with other eyes than the server's and QEMU's:
-image-walk.py IMAGE...
+image-walk.py [--free] IMAGE...
 
 Every cluster of the file must be referenced exactly once: by the header, the
-L1 table, an L1 entry or an L2 entry.  Works for all geometries; holes of the
-file are skipped, so that tables of a GiB cost nothing.
+L1 table, an L1 entry or an L2 entry.  With --free a cluster may instead be
+free, if it is a hole: how many there are is printed.  Works for all
+geometries; holes of the file are skipped, so that tables of a GiB cost
+nothing.
 """
 
 import errno
@@ -85,9 +87,14 @@ def walk(path):
             if value != 1:
                 refer(value, 1, "the L2 entry at 0x%x" % place)
     total = -(-length // cluster)
-    leaked = total - len(users)
-    if leaked:
-        first = next(i for i in range(total) if i not in users)
+    lost = [i for i in range(total) if i not in users]
+    if may_be_free:
+        leaked = [i for i in lost if any(data_ranges(fd, i * cluster,
+                                                     (i + 1) * cluster))]
+        print(len(lost) - len(leaked))
+        lost = leaked
+    if lost:
+        leaked, first = len(lost), lost[0]
         problems.append("%d of %d clusters leaked, the first at 0x%x"
                         % (leaked, total, first * cluster))
     if length % cluster:
@@ -97,7 +104,9 @@ def walk(path):
 
 
 status = 0
-for name in sys.argv[1:]:
+names = sys.argv[1:]
+may_be_free = names[:1] == ["--free"]
+for name in names[may_be_free:]:
     for problem in walk(name)[:20]:
         print("%s: %s" % (name, problem), file=sys.stderr)
         status = 1

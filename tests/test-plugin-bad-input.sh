@@ -74,10 +74,12 @@ bad 'l1_table_offset.*is 0xffffffffffff0000' 40 00 00 ff ff ff ff ff ff
 bad 'image_size (offset 0x30) is 1073741825' 48 01
 bad 'image_size (offset 0x30) is 18446744'   48 00 fe ff ff ff ff ff ff
 
-# A backing file is not supported yet.
-qemu-img create -q -f qed -b good.qed -F qed bad.qed
+# The backing file is not there.
+cp good.qed base.qed
+qemu-img create -q -f qed -b base.qed -F qed bad.qed
+rm base.qed
 cp bad.qed before
-refused 'backing file' bad.qed
+refused 'cannot open the backing file' bad.qed
 cmp bad.qed before
 
 # ---- Cut, or no image at all ----

@@ -81,8 +81,8 @@ test "$(jq -r '.exports[0].description' json)" = "nbdkit-qed disk"
 # What it can do.
 nbdinfo --json "$(uri disk.qed)" | jq '.exports[0]' >json
 for fact in is_rotational:false is_read_only:false can_flush:true \
-            can_fua:true can_multi_conn:true can_trim:false can_zero:true \
-            can_fast_zero:false can_cache:true block_size_minimum:1 \
+            can_fua:true can_multi_conn:true can_trim:true can_zero:true \
+            can_fast_zero:true can_cache:true block_size_minimum:1 \
             block_size_preferred:65536 block_size_maximum:33554432; do
   test "$(jq ".${fact%:*}" json)" = "${fact#*:}" ||
     fail "${fact%:*} is $(jq ".${fact%:*}" json), not ${fact#*:}"

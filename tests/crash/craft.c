@@ -7,6 +7,7 @@
 
 #include "craft.h"
 #include "format.h"
+#include "sim-storage.h"
 #include "stamp.h"
 
 const char *const geometry_names[GEOMETRIES] = { "4K/1", "4K/2", "64K/1",
@@ -22,6 +23,8 @@ static const struct {
   { 1048576, 1, 3, 2000 },
 };
 
+#define BACKING_NAME_AT 200u    /* in the header's first sector */
+
 /* ---- The shape ---- */
 
 static void
@@ -31,7 +34,9 @@ draw_window (struct shape *shape, struct window *window, uint64_t table,
   uint64_t per_table = shape->table_size * shape->cluster_size / 8;
   uint64_t clusters = (shape->image_size + shape->cluster_size - 1) /
     shape->cluster_size;
-  uint64_t n = random_between (random, 1, shape->cluster_size > 65536 ? 2 : 5);
+  uint64_t n = random_between (random, 1, shape->cluster_size > 65536 ? 2
+                               : shape->cluster_size == 4096 &&
+                               random_one_in (random, 4) ? 30 : 5);
   uint64_t first = table * per_table + random_below (random, per_table), end;
 
   if (random_one_in (random, 4) && table > 0)
@@ -49,8 +54,42 @@ draw_window (struct shape *shape, struct window *window, uint64_t table,
   window->count = end - window->sector;
 }
 
+/* The backing file ends within a window, or where the image does, or behind
+ * that.
+ */
+static uint64_t
+draw_backing (const struct shape *shape, struct random *random)
+{
+  const struct window *w = &shape->windows[random_below
+                                           (random, shape->window_count)];
+
+  switch (random_below (random, 4)) {
+  case 0:
+    return w->sector + random_between (random, 1, w->count);
+  case 1:
+    return shape->image_size / SECTOR + random_below (random, 64);
+  default:
+    return shape->image_size / SECTOR;
+  }
+}
+
+/* From here on the backing file is this one's. */
+static void
+set_backing (struct shape *shape, int backing, struct random *random)
+{
+  bool drawn = random_one_in (random, 3);
+
+  shape->backing_sectors = draw_backing (shape, random);
+  if (backing < 0 ? !drawn : !backing)
+    shape->backing_sectors = 0;
+  stamp_backing.sectors = shape->backing_sectors;
+  stamp_backing.one_in = shape->cluster_size > 65536 ? 16
+    : random_between (random, 1, 3);
+}
+
 void
-craft_shape (struct shape *shape, unsigned geometry, struct random *random)
+craft_shape (struct shape *shape, unsigned geometry, int backing,
+             struct random *random)
 {
   uint64_t tables;
   unsigned i;
@@ -73,6 +112,7 @@ craft_shape (struct shape *shape, unsigned geometry, struct random *random)
     draw_window (shape, &shape->windows[i], shape->scattered
                  ? i * tables / WINDOWS_MAX : random_below (random, tables),
                  random);
+  set_backing (shape, backing, random);
 }
 
 /* ---- The file ---- */
@@ -91,7 +131,7 @@ struct draft {
   struct disk *disk;
   uint64_t l1_offset;
   uint64_t end;                 /* where the next thing is placed */
-  struct item items[WINDOWS_MAX * 8 * 2];
+  struct item items[WINDOWS_MAX * 32 * 2];
   unsigned count;
 };
 
@@ -208,11 +248,14 @@ place_items (struct draft *draft)
   }
 }
 
-/* Some sectors were written; the others of the cluster are zeros. */
+/* Some sectors were written; the others of the cluster are as the backing
+ * file has them, or zeros.
+ */
 static void
 fill_data (struct draft *draft, const struct item *item)
 {
   uint64_t per_cluster = draft->shape->cluster_size / SECTOR;
+  const unsigned char *below;
   unsigned char buf[SECTOR];
   uint64_t sector;
   unsigned i;
@@ -228,6 +271,25 @@ fill_data (struct draft *draft, const struct item *item)
     disk_poke (draft->disk, item->offset / SECTOR + sector % per_cluster,
                buf);
   }
+  for (i = 0; i < per_cluster; i++) {
+    below = stamp_below_data (item->number * per_cluster + i);
+    if (below && disk_sector (draft->disk, item->offset / SECTOR + i) == NULL)
+      disk_poke (draft->disk, item->offset / SECTOR + i, below);
+  }
+}
+
+/* A zero cluster; its place is leaked. */
+static void
+link_zeros (struct draft *draft, const struct item *item, uint64_t at)
+{
+  uint64_t per_cluster = draft->shape->cluster_size / SECTOR, s;
+
+  poke64 (draft->disk, at, FORMAT_ENTRY_ZERO);
+  for (s = item->number * per_cluster; s < (item->number + 1) * per_cluster;
+       s++)
+    if (stamp_below (s) != STAMP_ZEROS &&
+        s * SECTOR < draft->shape->image_size)
+      promise_initial_zeros (draft->promise, s);
 }
 
 static void
@@ -245,9 +307,8 @@ link_items (struct draft *draft)
       continue;
     }
     table = find_table (draft, item->number / per_table);
-    if (random_one_in (draft->random, 8)) {     /* a zero cluster; its place
-                                                 * is leaked */
-      poke64 (draft->disk, table->offset + item->number % per_table * 8, 1);
+    if (random_one_in (draft->random, 8)) {
+      link_zeros (draft, item, table->offset + item->number % per_table * 8);
       continue;
     }
     poke64 (draft->disk, table->offset + item->number % per_table * 8,
@@ -275,6 +336,15 @@ make_header (struct draft *draft, uint32_t header_size)
 
   for (i = 0; i < SECTOR; i++)
     buf[i] = (unsigned char) random_next (draft->random);
+  if (shape->backing_sectors > 0) {
+    header.features = QED_F_BACKING_FILE;
+    if (random_one_in (draft->random, 2))
+      header.features |= QED_F_BACKING_FORMAT_NO_PROBE;
+    header.backing_filename_offset = BACKING_NAME_AT;
+    header.backing_filename_size = strlen (SIM_STORAGE_BACKING);
+    memcpy (buf + BACKING_NAME_AT, SIM_STORAGE_BACKING,
+            header.backing_filename_size);
+  }
   format_encode_header (&header, buf);
   disk_poke (draft->disk, 0, buf);
 }
@@ -291,8 +361,9 @@ make_end (struct draft *draft, bool can_grow)
     add_garbage (draft, random_between (draft->random, 5, 60));
   else if (random_one_in (draft->random, 2))
     add_garbage (draft, random_between (draft->random, 1, 8));
-  else if (!random_one_in (draft->random, 4))
-    return;
+  else if (!random_one_in (draft->random, 4) ||
+           draft->shape->backing_sectors > 0)
+    return;                     /* zeros in place of the fill */
   if (random_one_in (draft->random, 3) && draft->count > 0)
     disk_poke_length (draft->disk, disk_length (draft->disk) -
                       random_below (draft->random, cluster_size / SECTOR) *

@@ -29,6 +29,7 @@ struct shape {
   bool scattered;               /* over more table pages than a small cache
                                  * holds */
   bool one_set;                 /* and they meet in one set of it */
+  uint64_t backing_sectors;     /* 0: no backing file */
 };
 
 #define GEOMETRIES 4u
@@ -36,7 +37,8 @@ struct shape {
 /* "4K/1" and so on: cluster size and table size. */
 extern const char *const geometry_names[GEOMETRIES];
 
-void craft_shape (struct shape *shape, unsigned geometry,
+/* 'backing': whether there is a backing file; -1: that's drawn. */
+void craft_shape (struct shape *shape, unsigned geometry, int backing,
                   struct random *random);
 
 /* What the image holds is entered as written before the first session. */

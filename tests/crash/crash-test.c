@@ -40,24 +40,29 @@
 #define ALL_STEPS_STATES 1000u  /* after so many each step met a crash */
 
 /* The steps that keep the ordering rules. */
-static const struct {
+static const struct rule {
   const char *rule, *step;
+  int backing;                  /* as life_run has it */
 } rules[] = {
-  { "O1", "mark-dirty:sync-header" },
-  { "O3", "flush:sync-data" },
-  { "O3", "allocate:zero-run" },
-  { "O4", "flush:sync-l2" },
-  { "O6", "flush:sync" },
-  { "O7", "make-clean:close-gate" },
-  { "O7", "make-clean:write-back" },
-  { "a cut is durable before what grows is fresh", "make-clean:sync-header" },
+  { "O1", "mark-dirty:sync-header", -1 },
+  { "O3", "flush:sync-data", 0 },
+  { "O3, over a backing file", "flush:sync-data", 1 },
+  { "O3", "allocate:zero-run", -1 },
+  { "O4", "flush:sync-l2", -1 },
+  { "O5, younger ones wait", "flush:leave-younger", -1 },
+  { "O5, guards", "reclaim:wait-guards", -1 },
+  { "O6", "flush:sync", -1 },
+  { "O7", "make-clean:close-gate", -1 },
+  { "O7", "make-clean:write-back", -1 },
+  { "a cut is durable before what grows is fresh", "make-clean:sync-header",
+    -1 },
 };
 
 #define RULES (sizeof rules / sizeof rules[0])
 
 struct arguments {
   uint64_t seed, states;
-  int geometry;
+  int geometry, backing;
   bool self_test, steps;
 };
 
@@ -70,6 +75,7 @@ usage (FILE *out)
            "  --states N        judge so many states [%u]; lives are run "
            "whole\n"
            "  --geometry G      4K/1, 4K/2, 64K/1 or 1M/1 [any]\n"
+           "  --backing yes|no  images over a backing file [any]\n"
            "  --leave-out J:S   leave out step S of job J\n"
            "  --self-test       leave out each step that a rule needs, and "
            "notice it\n"
@@ -86,7 +92,7 @@ run_states (const struct arguments *args, uint64_t states)
   uint64_t seed;
 
   for (seed = args->seed; life_totals.states < states; seed++)
-    life_run (seed, args->geometry);
+    life_run (seed, args->geometry, args->backing);
 }
 
 /* A step that never meets a crash isn't tested. */
@@ -98,22 +104,26 @@ run (const struct arguments *args)
   run_states (args, args->states);
   steps = life_steps (args->steps, &missed);
   printf ("%" PRIu64 " states of %" PRIu64 " images judged, %" PRIu64
-          " of them crashes, before %u of %u steps\n", life_totals.states,
-          life_totals.lives, life_totals.crashes, steps - missed, steps);
-  if (missed > 0 && args->states >= ALL_STEPS_STATES &&
-      sim_left_out == NULL) {
+          " of them crashes, before %u of %u steps; %" PRIu64
+          " times freed clusters were reused\n", life_totals.states,
+          life_totals.lives, life_totals.crashes, steps - missed, steps,
+          life_totals.reused);
+  if (args->states < ALL_STEPS_STATES || sim_left_out)
+    return 0;
+  if (missed > 0)
     fprintf (stderr, "crash-test: power never failed before some steps "
              "(--steps lists them)\n");
-    return 1;
-  }
-  return 0;
+  if (life_totals.reused == 0)
+    fprintf (stderr, "crash-test: no freed cluster was reused\n");
+  return missed > 0 || life_totals.reused == 0;
 }
 
 /* ---- The self-test ---- */
 
 /* In a child, which ends at the violation, and shares its count with us. */
 static bool
-notices (const struct arguments *args, const char *step, uint64_t *states)
+notices (const struct arguments *args, const struct rule *rule,
+         uint64_t *states)
 {
   struct life_totals *shared = mmap (NULL, sizeof *shared,
                                      PROT_READ | PROT_WRITE,
@@ -129,9 +139,9 @@ notices (const struct arguments *args, const char *step, uint64_t *states)
   if (pid == 0) {
     null = open ("/dev/null", O_WRONLY);
     dup2 (null, STDERR_FILENO);
-    sim_left_out = step;
+    sim_left_out = rule->step;
     for (seed = args->seed; shared->states < SELF_TEST_STATES; seed++) {
-      life_run (seed, args->geometry);
+      life_run (seed, args->geometry, rule->backing);
       *shared = life_totals;
     }
     _exit (0);
@@ -152,7 +162,7 @@ self_test (const struct arguments *args)
   size_t i;
 
   for (i = 0; i < RULES; i++) {
-    noticed = notices (args, rules[i].step, &states);
+    noticed = notices (args, &rules[i], &states);
     printf ("without %s (%s): %s %" PRIu64 " good states\n", rules[i].step,
             rules[i].rule, noticed ? "noticed after" : "NOT NOTICED in",
             states);
@@ -164,8 +174,9 @@ self_test (const struct arguments *args)
 
 /* ---- The command line ---- */
 
-enum { OPTION_SEED = 1, OPTION_STATES, OPTION_GEOMETRY, OPTION_LEAVE_OUT,
-       OPTION_SELF_TEST, OPTION_STEPS, OPTION_TRACE, OPTION_HELP };
+enum { OPTION_SEED = 1, OPTION_STATES, OPTION_GEOMETRY, OPTION_BACKING,
+       OPTION_LEAVE_OUT, OPTION_SELF_TEST, OPTION_STEPS, OPTION_TRACE,
+       OPTION_HELP };
 
 static uint64_t
 number (const char *s)
@@ -194,6 +205,15 @@ geometry_number (const char *s)
   exit (2);
 }
 
+static int
+yes_or_no (const char *s)
+{
+  if (strcmp (s, "yes") == 0 || strcmp (s, "no") == 0)
+    return s[0] == 'y';
+  fprintf (stderr, "crash-test: %s is neither yes nor no\n", s);
+  exit (2);
+}
+
 static void
 parse (int argc, char **argv, struct arguments *args)
 {
@@ -201,6 +221,7 @@ parse (int argc, char **argv, struct arguments *args)
     { "seed", required_argument, NULL, OPTION_SEED },
     { "states", required_argument, NULL, OPTION_STATES },
     { "geometry", required_argument, NULL, OPTION_GEOMETRY },
+    { "backing", required_argument, NULL, OPTION_BACKING },
     { "leave-out", required_argument, NULL, OPTION_LEAVE_OUT },
     { "self-test", no_argument, NULL, OPTION_SELF_TEST },
     { "steps", no_argument, NULL, OPTION_STEPS },
@@ -215,6 +236,7 @@ parse (int argc, char **argv, struct arguments *args)
     case OPTION_SEED: args->seed = number (optarg); break;
     case OPTION_STATES: args->states = number (optarg); break;
     case OPTION_GEOMETRY: args->geometry = geometry_number (optarg); break;
+    case OPTION_BACKING: args->backing = yes_or_no (optarg); break;
     case OPTION_LEAVE_OUT: sim_left_out = optarg; break;
     case OPTION_SELF_TEST: args->self_test = true; break;
     case OPTION_STEPS: args->steps = true; break;
@@ -232,7 +254,7 @@ int
 main (int argc, char **argv)
 {
   struct arguments args = { .seed = 1, .states = STATES_DEFAULT,
-                            .geometry = -1 };
+                            .geometry = -1, .backing = -1 };
 
   parse (argc, argv, &args);
   return args.self_test ? self_test (&args) : run (&args);

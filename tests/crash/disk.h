@@ -27,6 +27,7 @@ enum disk_op_kind {
   DISK_TABLES,          /* written by the loop */
   DISK_HEADER,
   DISK_ZERO,
+  DISK_PUNCH,           /* of what was freed */
   DISK_LENGTH,
   DISK_KINDS
 };

@@ -33,6 +33,21 @@ judge_sector (const struct promise *promise, const struct verdict *verdict,
                    sector, stamp_to_text (data));
 }
 
+/* Over a backing file zeros say as much as anything else. */
+static void
+judge_all_of_it (const struct disk *disk, const struct walk *walk,
+                 const struct promise *promise, const struct verdict *verdict)
+{
+  uint64_t per_cluster = walk->cluster_size / SECTOR, s;
+  size_t i;
+
+  for (i = 0; i < walk->entry_count; i++)
+    for (s = walk->entries[i].cluster * per_cluster;
+         s < (walk->entries[i].cluster + 1) * per_cluster &&
+         s * SECTOR < walk->image_size; s++)
+      judge_sector (promise, verdict, s, walk_sector (disk, walk, s));
+}
+
 /* All that isn't zeros in the clusters that the tables name. */
 static void
 judge_clusters (const struct disk *disk, const struct walk *walk,
@@ -79,7 +94,8 @@ judge_unmarked (const struct disk *disk, const struct walk *walk,
     if (use->cluster != was->uses[i].cluster || use->who != was->uses[i].who)
       break;
   }
-  if (i < walk->use_count || i < was->use_count)
+  if (i < walk->use_count || i < was->use_count ||
+      walk->entry_count != was->entry_count)
     sim_violation ("%s: the tables have changed and NEED_CHECK is clear",
                    verdict->what);
 }
@@ -127,6 +143,13 @@ judge_state (const struct disk *disk, const struct walk *walk,
   if (walk->table_past_end)     /* O4 */
     sim_violation ("%s: an L1 entry names a table past the end (0x%" PRIx64
                    ")", verdict->what, disk_length (disk));
+  if (walk->features & WALK_BACKING) {
+    if (walk->debris_count > 0) /* O3 */
+      sim_violation ("%s: over a backing file the entry at 0x%" PRIx64
+                     " is past the end (0x%" PRIx64 ")", verdict->what,
+                     walk->debris[0], disk_length (disk));
+    judge_all_of_it (disk, walk, promise, verdict);
+  }
   judge_clusters (disk, walk, promise, verdict);
   for (i = 0; i < promise->record_count; i++)
     judge_sector (promise, verdict, promise->records[i].sector,
@@ -135,8 +158,19 @@ judge_state (const struct disk *disk, const struct walk *walk,
 
 /* ---- After a clean close ---- */
 
-/* What is free now was free before: a cluster that was handed out and not used
- * in the end is handed out again, or cut off.
+static bool
+is_hole (const struct disk *disk, const struct walk *walk, uint64_t cluster)
+{
+  uint64_t per_cluster = walk->cluster_size / SECTOR, s;
+
+  for (s = cluster * per_cluster; s < (cluster + 1) * per_cluster; s++)
+    if (disk_sector (disk, s))
+      return false;
+  return true;
+}
+
+/* What was free before may have stayed as it was; what wasn't is free now
+ * only if it reads as zeros, or can't be punched.
  */
 void
 judge_closed (const struct disk *disk, const struct walk *walk,
@@ -148,7 +182,8 @@ judge_closed (const struct disk *disk, const struct walk *walk,
     sim_violation ("the closed image is 0x%" PRIx64 " bytes long, its use "
                    "ends at 0x%" PRIx64, length, walk->end_of_use);
   for (c = 0; c < walk->end_of_use / walk->cluster_size; c++)
-    if (!walk_is_used (walk, c) &&
+    if (disk_can_grow (disk) && !walk_is_used (walk, c) &&
+        !is_hole (disk, walk, c) &&
         (walk_is_used (was, c) ||
          c * walk->cluster_size >= disk_length (before)))
       sim_violation ("cluster 0x%" PRIx64 " of the closed image leaked", c);
@@ -258,6 +293,7 @@ reader_fiber (void *arg)
   qed_options_init (&options);
   options.path = "reopened.qed";
   options.metadata_cache = QED_METADATA_CACHE_MIN;
+  options.backing = QED_BACKING_ANY;
   r = image_open_storage (&options, storage, &reader->image);
   if (r == 0)
     r = qed_start (reader->image);

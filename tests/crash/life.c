@@ -78,8 +78,9 @@ describe (void)
     fprintf (stderr, "crash-test: the engine said: %s\n",
              life.log[i % LOG_LINES]);
   fprintf (stderr, "crash-test: to reproduce: crash-test --seed %" PRIu64
-           " --states 1 --geometry %s%s%s --trace\n", life.seed,
+           " --states 1 --geometry %s --backing %s%s%s --trace\n", life.seed,
            geometry_names[life.geometry],
+           life.shape.backing_sectors > 0 ? "yes" : "no",
            sim_left_out ? " --leave-out " : "",
            sim_left_out ? sim_left_out : "");
 }
@@ -170,15 +171,20 @@ crash_point (const char *job, const char *name)
 /* ---- A session ---- */
 
 static void
-open_image (struct qed_image **image, struct random *random)
+open_image (struct workload *workload, struct random *random)
 {
   static const uint64_t caches[] = { 0, 128 << 10, QED_METADATA_CACHE_MIN,
                                      QED_METADATA_CACHE_DEFAULT };
+  struct qed_image **image = &workload->image;
   struct qed_options options;
   int r;
 
   qed_options_init (&options);
   options.path = "image.qed";
+  options.backing = QED_BACKING_ANY;
+  workload->ignores_trim = random_one_in (random, 12);
+  if (workload->ignores_trim)
+    options.discard = QED_DISCARD_IGNORE;
   options.clean_after = (unsigned) random_below (random, 8);
   options.metadata_cache = caches[life.shape.one_set ? 2 : random_below
                                   (random, life.shape.scattered ? 3 : 4)];
@@ -212,7 +218,7 @@ session_fiber (void *arg)
   uint64_t closing;
   int r;
 
-  open_image (&workload.image, random);
+  open_image (&workload, random);
   workload_run (&workload);
   if (!qed_writable (workload.image))
     sim_violation ("a good image is refused for writing");
@@ -244,7 +250,9 @@ run_session (void)
              life.session, geometry_names[life.geometry],
              life.shape.image_size, disk_length (life.disk));
   sim_at = crash_point;
+  sim_storage_reused = 0;
   sim_run (&schedule, session_fiber, &random);
+  life_totals.reused += sim_storage_reused;
   sim_at = NULL;
 }
 
@@ -351,7 +359,7 @@ end_session (void)
 }
 
 void
-life_run (uint64_t seed, int geometry)
+life_run (uint64_t seed, int geometry, int backing)
 {
   unsigned sessions;
 
@@ -363,7 +371,7 @@ life_run (uint64_t seed, int geometry)
   life.geometry = (unsigned) random_below (&life.random, GEOMETRIES);
   if (geometry >= 0)
     life.geometry = (unsigned) geometry;
-  craft_shape (&life.shape, life.geometry, &life.random);
+  craft_shape (&life.shape, life.geometry, backing, &life.random);
   promise_init (&life.promise);
   go_on_from (craft_image (&life.shape, &life.promise, &life.random));
   sessions = (unsigned) random_between (&life.random, 1, SESSIONS_MAX);

@@ -14,12 +14,15 @@
 /* What was covered, all lives together. */
 struct life_totals {
   uint64_t lives, states, crashes;
+  uint64_t reused;              /* freed clusters */
 };
 
 extern struct life_totals life_totals;
 
-/* 'geometry' is one of geometry_names, or -1: the seed says. */
-void life_run (uint64_t seed, int geometry);
+/* 'geometry' is one of geometry_names, 'backing' whether there is a backing
+ * file; -1: the seed says.
+ */
+void life_run (uint64_t seed, int geometry, int backing);
 
 /* Before which steps of which jobs power failed: "flush:sync 17" a line.
  * Returns how many steps were seen, and how many of them never met a crash.

@@ -95,6 +95,7 @@ make (struct promise *promise, uint64_t sector)
     record = &promise->records[promise->record_count++];
     memset (record, 0, sizeof *record);
     record->sector = sector;
+    record->base = stamp_below (sector);
     promise->slots[slot] = (uint32_t) promise->record_count;
   }
   return &promise->records[promise->slots[slot] - 1];
@@ -103,13 +104,15 @@ make (struct promise *promise, uint64_t sector)
 /* ---- What happens ---- */
 
 static uint32_t
-new_write (struct promise *promise, uint64_t start, uint64_t end)
+new_write (struct promise *promise, enum write_kind kind, uint64_t start,
+           uint64_t end)
 {
   struct write *write;
 
   promise->writes = grown (promise->writes, promise->count, 256,
                            sizeof *promise->writes);
   write = &promise->writes[promise->count];
+  write->kind = kind;
   write->start = start;
   write->end = end;
   write->flushed = end;
@@ -117,9 +120,10 @@ new_write (struct promise *promise, uint64_t start, uint64_t end)
 }
 
 uint32_t
-promise_write (struct promise *promise, uint64_t sector, uint64_t n)
+promise_write (struct promise *promise, enum write_kind kind,
+               uint64_t sector, uint64_t n)
 {
-  uint32_t number = new_write (promise, sim_ticks (), NEVER);
+  uint32_t number = new_write (promise, kind, sim_ticks (), NEVER);
   struct sector_record *record;
   uint64_t i;
 
@@ -154,10 +158,16 @@ promise_flushed (struct promise *promise, uint64_t start)
 uint32_t
 promise_initial (struct promise *promise, uint64_t sector)
 {
-  uint32_t number = new_write (promise, 0, 0);
+  uint32_t number = new_write (promise, WRITE_DATA, 0, 0);
 
   make (promise, sector)->base = number;
   return number;
+}
+
+void
+promise_initial_zeros (struct promise *promise, uint64_t sector)
+{
+  make (promise, sector)->base = STAMP_ZEROS;
 }
 
 void
@@ -171,23 +181,63 @@ promise_rebase (struct sector_record *record, uint32_t found)
 
 /* ---- What may be ---- */
 
-/* When what is found was written: false if it never was (by 'until'). */
-static bool
-write_end (const struct promise *promise, const struct sector_record *record,
-           uint32_t found, uint64_t until, uint64_t *end)
+/* What a read finds where the write was the last one. */
+static uint32_t
+content (const struct promise *promise, uint32_t number)
 {
+  return promise->writes[number].kind == WRITE_DATA ? number : STAMP_ZEROS;
+}
+
+/* Whether 'later' takes away what was written before it. */
+static bool
+replaces (const struct write *later, uint32_t found)
+{
+  return later->kind != WRITE_HINT &&
+    !(later->kind == WRITE_TRIM && found == STAMP_BACKING);
+}
+
+/* Whether what 'written' says when it was written may still be found at
+ * 'time': in a crash what flushes cover counts, else what has ended.
+ */
+static bool
+may_remain (const struct promise *promise, const struct sector_record *record,
+            uint32_t found, uint64_t written, uint64_t time, bool crash)
+{
+  const struct write *later;
   uint32_t i;
 
-  *end = 0;
+  for (i = 0; i < record->count; i++) {
+    later = &promise->writes[record->writes[i]];
+    if ((crash ? later->flushed : later->end) < time &&
+        later->start > written && replaces (later, found))
+      return false;
+  }
+  return true;
+}
+
+/* The same content may have been written several times, zeros above all; what
+ * began after 'until' doesn't count.
+ */
+static bool
+allows (const struct promise *promise, uint64_t sector, uint32_t found,
+        uint64_t time, uint64_t until, bool crash)
+{
+  const struct sector_record *record = find (promise, sector);
+  const struct write *write;
+  uint32_t i;
+
   if (record == NULL)
-    return found == STAMP_ZEROS;
-  if (found == record->base)
+    return found == stamp_below (sector);
+  if (found == record->base &&
+      may_remain (promise, record, found, 0, time, crash))
     return true;
-  for (i = 0; i < record->count; i++)
-    if (record->writes[i] == found && promise->writes[found].start < until) {
-      *end = promise->writes[found].end;
+  for (i = 0; i < record->count; i++) {
+    write = &promise->writes[record->writes[i]];
+    if (content (promise, record->writes[i]) == found &&
+        write->start < until &&
+        may_remain (promise, record, found, write->end, time, crash))
       return true;
-    }
+  }
   return false;
 }
 
@@ -195,36 +245,12 @@ bool
 promise_allows_read (const struct promise *promise, uint64_t sector,
                      uint32_t found, uint64_t start, uint64_t end)
 {
-  const struct sector_record *record = find (promise, sector);
-  const struct write *later;
-  uint64_t written;
-  uint32_t i;
-
-  if (!write_end (promise, record, found, end, &written))
-    return false;
-  for (i = 0; record && i < record->count; i++) {
-    later = &promise->writes[record->writes[i]];
-    if (later->end < start && later->start > written)
-      return false;
-  }
-  return true;
+  return allows (promise, sector, found, start, end, false);
 }
 
 bool
 promise_allows_crash (const struct promise *promise, uint64_t sector,
                       uint32_t found, uint64_t time)
 {
-  const struct sector_record *record = find (promise, sector);
-  const struct write *later;
-  uint64_t written;
-  uint32_t i;
-
-  if (!write_end (promise, record, found, time, &written))
-    return false;
-  for (i = 0; record && i < record->count; i++) {
-    later = &promise->writes[record->writes[i]];
-    if (later->flushed < time && later->start > written)
-      return false;
-  }
-  return true;
+  return allows (promise, sector, found, time, time, true);
 }

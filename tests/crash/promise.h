@@ -6,7 +6,12 @@
  * began, or what one left that overlapped with that write, or with the read
  * itself.  After a crash at time T a sector holds what the last write left
  * that a completed flush covers, or anything written since, finished or not,
- * never anything older; zeros where no write is covered by a flush.
+ * never anything older; what the backing file holds, or zeros without one,
+ * where no write is covered by a flush.
+ *
+ * A zero request is a write of zeros.  So is a trim of whole clusters, except
+ * that what the backing file holds may stay where the image holds nothing; a
+ * trim of a part of a cluster leaves what was there, or zeros.
  *
  * Times are sim_ticks().
  */
@@ -20,7 +25,15 @@
 
 #define NEVER UINT64_MAX
 
+enum write_kind {
+  WRITE_DATA,
+  WRITE_ZEROS,
+  WRITE_TRIM,                   /* whole clusters */
+  WRITE_HINT,                   /* a trim of parts: nothing need happen */
+};
+
 struct write {
+  enum write_kind kind;
   uint64_t start, end;          /* NEVER if it didn't end, or failed */
   uint64_t flushed;             /* when a flush that covers it ended */
 };
@@ -46,14 +59,15 @@ void promise_init (struct promise *promise);
 void promise_destroy (struct promise *promise);
 
 /* A write begins: its number. */
-uint32_t promise_write (struct promise *promise, uint64_t sector, uint64_t n);
+uint32_t promise_write (struct promise *promise, enum write_kind kind,
+                        uint64_t sector, uint64_t n);
 void promise_written (struct promise *promise, uint32_t number, bool durable);
 
 /* A flush that began at 'start' has completed. */
 void promise_flushed (struct promise *promise, uint64_t start);
 
-/* Whether a read that began at 'start' and ended at 'end' may find what write
- * 'found' wrote.
+/* Whether a read that began at 'start' and ended at 'end' may find 'found':
+ * what stamp_read says.
  */
 bool promise_allows_read (const struct promise *promise, uint64_t sector,
                           uint32_t found, uint64_t start, uint64_t end);
@@ -67,5 +81,8 @@ void promise_rebase (struct sector_record *record, uint32_t found);
 
 /* A sector that holds what a write left before the first session. */
 uint32_t promise_initial (struct promise *promise, uint64_t sector);
+
+/* Or zeros, whatever the backing file holds. */
+void promise_initial_zeros (struct promise *promise, uint64_t sector);
 
 #endif /* CRASH_PROMISE_H */

@@ -11,25 +11,51 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "sim-storage.h"
 #include "sim.h"
+#include "stamp.h"
 #include "yield.h"
 
 #define PIECE_SECTORS 8u        /* shorter ones are written at once */
+#define PUNCHED_MAX 64u
+#define STALLS 30u              /* one in so many transfers */
 
 struct sim_storage {
   struct storage storage;
   struct disk *disk;
   struct random random;
+  struct {
+    uint64_t offset, end;
+  } punched[PUNCHED_MAX];       /* the last ones, as they come */
+  unsigned punch_count;
 };
 
 struct disk *sim_storage_disk;
+uint64_t sim_storage_reused;
 
 static struct sim_storage *
 sim_of (struct storage *s)
 {
   return (struct sim_storage *) s;
+}
+
+/* Now and then a caller's transfer takes so long that others do much
+ * meanwhile.
+ */
+static void
+stall (struct sim_storage *sim)
+{
+  double until = sim_now () +
+    (double) random_below (&sim->random, 1000) / 1e3;
+
+  if (fiber_kind_self () != FIBER_CALLER ||
+      !random_one_in (&sim->random, STALLS))
+    return;
+  sim_trace ("this takes a while");
+  while (sim_now () < until)
+    fiber_wait (sim, until);
 }
 
 static int
@@ -40,6 +66,7 @@ sim_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
   size_t in, n;
 
   sim_yield ("pread");
+  stall (sim_of (s));
   sim_trace ("read 0x%" PRIx64 "+0x%zx", offset, count);
   while (count > 0) {
     in = offset % SECTOR;
@@ -66,6 +93,20 @@ piece (struct sim_storage *sim, uint64_t sectors)
   return random_between (&sim->random, 1, sectors);
 }
 
+/* A request writes there: to what was punched, if it was reused. */
+static void
+note_reuse (struct sim_storage *sim, uint64_t offset, uint64_t count)
+{
+  unsigned i;
+
+  for (i = 0; i < PUNCHED_MAX; i++)
+    if (offset < sim->punched[i].end &&
+        sim->punched[i].offset < offset + count) {
+      sim->punched[i].end = 0;
+      sim_storage_reused++;
+    }
+}
+
 static unsigned
 begin_write (struct sim_storage *sim, const char *what, uint64_t offset,
              size_t count)
@@ -76,6 +117,7 @@ begin_write (struct sim_storage *sim, const char *what, uint64_t offset,
 
   assert (!sim->storage.read_only);
   assert (offset % SECTOR == 0 && count % SECTOR == 0);
+  note_reuse (sim, offset, count);
   sim_trace ("%s 0x%" PRIx64 "+0x%zx (operation %u)", what, offset, count,
              op);
   return op;
@@ -104,6 +146,7 @@ sim_pwrite (struct storage *s, const void *buf, size_t count, uint64_t offset)
   unsigned op;
 
   sim_yield ("pwrite");
+  stall (sim);
   op = begin_write (sim, "write", offset, count);
   write_pieces (sim, op, buf, count, offset);
   disk_complete (sim->disk, op);
@@ -131,18 +174,12 @@ sim_pwritev (struct storage *s, const struct iovec *iov, int n,
   return 0;
 }
 
-static int
-sim_zero (struct storage *s, uint64_t offset, uint64_t count)
+static void
+zero_pieces (struct sim_storage *sim, unsigned op, uint64_t offset,
+             uint64_t count)
 {
-  struct sim_storage *sim = sim_of (s);
-  unsigned op;
   uint64_t n;
 
-  sim_yield ("zero");
-  assert (!s->read_only && offset % SECTOR == 0 && count % SECTOR == 0);
-  op = disk_begin (sim->disk, DISK_ZERO);
-  sim_trace ("zero 0x%" PRIx64 "+0x%" PRIx64 " (operation %u)", offset, count,
-             op);
   while (count > 0) {
     n = piece (sim, count / SECTOR);
     disk_zero (sim->disk, op, offset / SECTOR, n);
@@ -150,8 +187,54 @@ sim_zero (struct storage *s, uint64_t offset, uint64_t count)
     offset += n * SECTOR;
     count -= n * SECTOR;
   }
+}
+
+static int
+sim_zero (struct storage *s, uint64_t offset, uint64_t count)
+{
+  struct sim_storage *sim = sim_of (s);
+  unsigned op;
+
+  sim_yield ("zero");
+  stall (sim);
+  assert (!s->read_only && offset % SECTOR == 0 && count % SECTOR == 0);
+  note_reuse (sim, offset, count);
+  op = disk_begin (sim->disk, DISK_ZERO);
+  sim_trace ("zero 0x%" PRIx64 "+0x%" PRIx64 " (operation %u)", offset, count,
+             op);
+  zero_pieces (sim, op, offset, count);
   disk_complete (sim->disk, op);
   return 0;
+}
+
+/* Devices can't. */
+static int
+sim_punch (struct storage *s, uint64_t offset, uint64_t count)
+{
+  struct sim_storage *sim = sim_of (s);
+  unsigned op, i = sim->punch_count++ % PUNCHED_MAX;
+
+  sim_yield ("punch");
+  assert (!s->read_only && offset % SECTOR == 0 && count % SECTOR == 0);
+  sim->punched[i].offset = offset;
+  sim->punched[i].end = offset + count;
+  if (!disk_can_grow (sim->disk))
+    return -EOPNOTSUPP;
+  op = disk_begin (sim->disk, DISK_PUNCH);
+  sim_trace ("punch 0x%" PRIx64 "+0x%" PRIx64 " (operation %u)", offset,
+             count, op);
+  zero_pieces (sim, op, offset, count);
+  disk_complete (sim->disk, op);
+  return 0;
+}
+
+static void
+sim_prefetch (struct storage *s, uint64_t offset, uint64_t count)
+{
+  (void) s;
+  (void) offset;
+  (void) count;
+  sim_yield ("prefetch");
 }
 
 static int
@@ -239,6 +322,8 @@ static const struct storage_ops sim_ops = {
   .pwrite = sim_pwrite,
   .pwritev = sim_pwritev,
   .zero = sim_zero,
+  .punch = sim_punch,
+  .prefetch = sim_prefetch,
   .resize = sim_resize,
   .length = sim_length,
   .sync = sim_sync,
@@ -261,20 +346,71 @@ sim_storage_open (struct disk *disk, struct random *random)
   return &sim->storage;
 }
 
-/* ---- What the engine looks for in storage-file.c ---- */
+/* ---- The backing file ---- */
+
+static int
+backing_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
+{
+  const unsigned char *data;
+  size_t i;
+
+  (void) s;
+  assert (offset % SECTOR == 0 && count % SECTOR == 0);
+  sim_yield ("backing-pread");
+  sim_trace ("read 0x%" PRIx64 "+0x%zx of the backing file", offset, count);
+  for (i = 0; i < count / SECTOR; i++) {
+    data = stamp_below_data (offset / SECTOR + i);
+    if (data)
+      memcpy ((char *) buf + i * SECTOR, data, SECTOR);
+    else
+      memset ((char *) buf + i * SECTOR, 0, SECTOR);
+  }
+  sim_yield ("backing-pread-done");
+  return 0;
+}
+
+static int
+backing_length (struct storage *s, uint64_t *length)
+{
+  (void) s;
+  *length = stamp_backing.sectors * SECTOR;
+  return 0;
+}
+
+static const struct storage_ops backing_ops = {
+  .pread = backing_pread,
+  .prefetch = sim_prefetch,
+  .length = backing_length,
+  .close = sim_close,
+};
 
 int
-storage_file_open (const char *path, bool read_only, bool lock,
-                   const struct qed_log *log, struct storage **storage)
+storage_file_open_fd (int fd, const char *path, bool lock,
+                      const struct qed_log *log, struct storage **storage)
 {
-  struct random random = { sim_ticks () };
-
   (void) path;
   (void) lock;
   (void) log;
+  close (fd);
+  *storage = calloc (1, sizeof **storage);
+  if (*storage == NULL)
+    return -ENOMEM;
+  (*storage)->ops = &backing_ops;
+  (*storage)->read_only = true;
+  return 0;
+}
+
+/* ---- What the engine looks for in storage-file.c ---- */
+
+int
+storage_file_open (const struct qed_options *options,
+                   struct storage **storage)
+{
+  struct random random = { sim_ticks () };
+
   if (sim_storage_disk == NULL)
     return -ENOENT;
   *storage = sim_storage_open (sim_storage_disk, &random);
-  (*storage)->read_only = read_only;
+  (*storage)->read_only = options->read_only;
   return 0;
 }

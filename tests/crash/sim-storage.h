@@ -17,4 +17,12 @@ struct storage *sim_storage_open (struct disk *disk, struct random *random);
 /* What qed_open finds under any path. */
 extern struct disk *sim_storage_disk;
 
+/* A file that exists, to be named as the backing file: what is found there
+ * is what stamp.h says of it.
+ */
+#define SIM_STORAGE_BACKING "/proc/self/exe"
+
+/* How many freed clusters, or neighbours of them, were written to again. */
+extern uint64_t sim_storage_reused;
+
 #endif /* CRASH_SIM_STORAGE_H */

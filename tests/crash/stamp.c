@@ -36,6 +36,27 @@ stamp_fill (unsigned char *buf, uint64_t sector, uint32_t write)
     format_put64 (buf + i * 8, word (sector, write, i));
 }
 
+struct stamp_backing stamp_backing;
+
+uint32_t
+stamp_below (uint64_t sector)
+{
+  return sector < stamp_backing.sectors &&
+    random_mix (sector / BLOCK_SECTORS) % stamp_backing.one_in == 0
+    ? STAMP_BACKING : STAMP_ZEROS;
+}
+
+const unsigned char *
+stamp_below_data (uint64_t sector)
+{
+  static unsigned char data[SECTOR];
+
+  if (stamp_below (sector) == STAMP_ZEROS)
+    return NULL;
+  stamp_fill (data, sector, STAMP_BACKING);
+  return data;
+}
+
 static bool
 is_zero (const unsigned char *data)
 {
@@ -85,6 +106,9 @@ stamp_to_text (const unsigned char *data)
     return "zeros";
   if (decode (data, &sector, &write) && write == STAMP_ALIEN)
     snprintf (text, sizeof text, "what the space held before (%" PRIx64 ")",
+              sector);
+  else if (decode (data, &sector, &write) && write == STAMP_BACKING)
+    snprintf (text, sizeof text, "sector 0x%" PRIx64 " of the backing file",
               sector);
   else if (decode (data, &sector, &write))
     snprintf (text, sizeof text, "guest sector 0x%" PRIx64 " as write %" PRIu32

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "stamp.h"
 #include "walk.h"
 
 static uint64_t
@@ -202,7 +203,8 @@ walk_image (const struct disk *disk, struct walk *walk)
     return;
   }
   read_header (walk, header);
-  if (walk->features & ~(uint64_t) WALK_NEED_CHECK)
+  if (walk->features & ~(uint64_t) (WALK_NEED_CHECK | WALK_BACKING |
+                                    WALK_BACKING_RAW))
     problem (walk, "the features are 0x%" PRIx64, walk->features);
   use (walk, walk->l1_offset, walk->table_bytes, "L1", 0);
   used_up_to (walk, walk->l1_offset + walk->table_bytes);
@@ -271,7 +273,9 @@ walk_sector (const struct disk *disk, const struct walk *walk,
   uint64_t per_cluster = walk->cluster_size / SECTOR;
   const struct walk_entry *entry = walk_find (walk, sector / per_cluster);
 
-  if (entry == NULL || entry->offset == 0 || entry->past_end)
+  if (entry == NULL || entry->past_end)
+    return walk->features & WALK_BACKING ? stamp_below_data (sector) : NULL;
+  if (entry->offset == 0)
     return NULL;
   return disk_sector (disk, entry->offset / SECTOR + sector % per_cluster);
 }

@@ -43,7 +43,9 @@ struct walk {
   char problem[256];            /* the first thing that is wrong, or "" */
 };
 
+#define WALK_BACKING 1u
 #define WALK_NEED_CHECK 2u
+#define WALK_BACKING_RAW 4u
 
 void walk_image (const struct disk *disk, struct walk *walk);
 void walk_destroy (struct walk *walk);

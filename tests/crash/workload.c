@@ -71,9 +71,25 @@ draw_window (struct caller *caller)
   unsigned n = (unsigned) random_below (&caller->random,
                                         workload->shape->window_count);
 
-  if (random_one_in (&caller->random, workload->moves))
+  if (random_one_in (&caller->random, workload->moves)) {
     workload->focus = n;
+    workload->spot = random_next (&caller->random);
+  }
+  if (workload->duel)
+    return workload->focus;
   return random_one_in (&caller->random, 2) ? workload->focus : n;
+}
+
+static uint64_t
+draw_sector (struct caller *caller, const struct window *w)
+{
+  uint64_t per_cluster = caller->workload->shape->cluster_size / SECTOR;
+  uint64_t at = caller->workload->spot % w->count;
+
+  if (!caller->workload->duel)
+    return random_below (&caller->random, w->count);
+  at = at - at % per_cluster + random_below (&caller->random, per_cluster);
+  return at < w->count ? at : w->count - 1;
 }
 
 /* From one of the window's sectors on: part of a cluster, all of one, across
@@ -87,7 +103,7 @@ draw_range (struct caller *caller)
   uint64_t per_cluster = shape->cluster_size / SECTOR, at, n;
   const struct window *w = &shape->windows[draw_window (caller)];
 
-  at = random_below (random, w->count);
+  at = draw_sector (caller, w);
   n = random_between (random, 1, per_cluster < 16 ? per_cluster : 16);
   switch (random_below (random, per_cluster > 256 ? 40 : 10)) {
   case 0:                       /* whole clusters */
@@ -99,7 +115,8 @@ draw_range (struct caller *caller)
     n = w->count;
     break;
   default:
-    if (random_one_in (random, 3) && w->count > per_cluster) {
+    if (random_one_in (random, 3) && w->count > per_cluster &&
+        !caller->workload->duel) {
       at = (1 + random_below (random, (w->count - 1) / per_cluster)) *
         per_cluster - random_between (random, 1, 4);
       n = random_between (random, 5, 8);        /* across two clusters */
@@ -123,8 +140,8 @@ do_write (struct caller *caller)
   unsigned flags = random_one_in (&caller->random, workload->fua)
     ? QED_FUA : 0;
   unsigned char *buf = malloc (range.count * SECTOR);
-  uint32_t number = promise_write (workload->promise, range.sector,
-                                   range.count);
+  uint32_t number = promise_write (workload->promise, WRITE_DATA,
+                                   range.sector, range.count);
   struct qed_request request;
   uint64_t i;
   int r;
@@ -142,6 +159,80 @@ do_write (struct caller *caller)
   else if (r != -ECANCELED && !(r == -ENOSPC && workload->may_fill))
     sim_violation ("write %" PRIu32 " failed: %s", number, strerror (-r));
   free (buf);
+}
+
+/* Often whole clusters, and always within a window. */
+static struct range
+draw_discard (struct caller *caller)
+{
+  const struct shape *shape = caller->workload->shape;
+  uint64_t per_cluster = shape->cluster_size / SECTOR, at, n;
+  const struct window *w = &shape->windows[draw_window (caller)];
+
+  if (random_one_in (&caller->random, per_cluster > 256 ? 4 : 2))
+    return draw_range (caller);
+  at = draw_sector (caller, w);
+  at -= at % per_cluster;
+  n = per_cluster * random_between (&caller->random, 1, 3);
+  if (n > w->count - at)
+    n = w->count - at;
+  return (struct range) { w->sector + at, n };
+}
+
+/* The promises of a trim: for the part of a cluster that it begins with, for
+ * the whole ones, for the part at the end.
+ */
+static void
+promise_trim (struct workload *workload, const struct range *range,
+              uint32_t *numbers)
+{
+  uint64_t per_cluster = workload->shape->cluster_size / SECTOR;
+  uint64_t start = range->sector, end = start + range->count;
+  uint64_t first = (start + per_cluster - 1) / per_cluster * per_cluster;
+  uint64_t last = end * SECTOR == workload->shape->image_size
+    ? end : end - end % per_cluster;
+
+  if (workload->ignores_trim || first > last)
+    first = last = end;
+  numbers[0] = promise_write (workload->promise, WRITE_HINT, start,
+                              first - start);
+  numbers[1] = promise_write (workload->promise, WRITE_TRIM, first,
+                              last - first);
+  numbers[2] = promise_write (workload->promise, WRITE_HINT, last, end - last);
+}
+
+/* Trim or zero. */
+static void
+do_discard (struct caller *caller)
+{
+  struct workload *workload = caller->workload;
+  struct range range = draw_discard (caller);
+  bool trim = random_one_in (&caller->random, 2);
+  unsigned flags = random_one_in (&caller->random, workload->fua)
+    ? QED_FUA : 0, n = trim ? 3 : 1, i;
+  const char *what = trim ? "trim" : "zero";
+  struct qed_request request;
+  uint32_t numbers[3];
+  int r;
+
+  if (trim)
+    promise_trim (workload, &range, numbers);
+  else
+    numbers[0] = promise_write (workload->promise, WRITE_ZEROS, range.sector,
+                                range.count);
+  sim_trace ("%s %" PRIu32 ": sectors 0x%" PRIx64 "+%" PRIu64 "%s", what,
+             numbers[0], range.sector, range.count,
+             flags & QED_FUA ? ", FUA" : "");
+  qed_request_init (&request, trim ? QED_OP_TRIM : QED_OP_ZERO, NULL,
+                    range.count * SECTOR, range.sector * SECTOR, flags);
+  r = workload_request (workload->image, &request, draw_patience (caller));
+  sim_trace ("%s %" PRIu32 ": %s", what, numbers[0],
+             r < 0 ? strerror (-r) : "done");
+  for (i = 0; r == 0 && i < n; i++)
+    promise_written (workload->promise, numbers[i], flags & QED_FUA);
+  if (r < 0 && r != -ECANCELED && !(r == -ENOSPC && workload->may_fill))
+    sim_violation ("%s %" PRIu32 " failed: %s", what, numbers[0],
+                   strerror (-r));
 }
 
 static void
@@ -229,6 +320,8 @@ caller_fiber (void *arg)
       do_idle (caller);
     else if (random_one_in (&caller->random, workload->read))
       do_read (caller);
+    else if (random_one_in (&caller->random, workload->discard))
+      do_discard (caller);
     else
       do_write (caller);
   }
@@ -249,8 +342,14 @@ workload_run (struct workload *workload)
   workload->idle = rates[random_below (workload->random, 4)] * 2;
   workload->read = rates[random_below (workload->random, 4)];
   workload->fua = rates[random_below (workload->random, 4)];
+  workload->discard = rates[random_below (workload->random, 4)];
   workload->focus = 0;
   workload->moves = random_one_in (workload->random, 2) ? 8 : 1000;
+  workload->duel = random_one_in (workload->random, 4);
+  if (workload->duel) {
+    workload->moves = 8;
+    workload->discard = 2;
+  }
   if (workload->shape->one_set || (workload->shape->scattered &&
                                    random_one_in (workload->random, 2)))
     workload->flush = workload->fua = workload->idle = 200;

@@ -20,9 +20,12 @@ struct workload {
   bool may_fill;                /* space may run out */
   unsigned callers;             /* that have not ended */
   /* One in so many requests is ... */
-  unsigned flush, read, idle, fua;
+  unsigned flush, read, discard, idle, fua;
+  bool ignores_trim;            /* QED_DISCARD_IGNORE */
   unsigned focus;               /* the window where half of it goes */
   unsigned moves;               /* one in so many requests moves that */
+  bool duel;                    /* all meet in one cluster, then in another */
+  uint64_t spot;                /* that one, within a window */
 };
 
 /* Start the callers, wait until all have ended.  On a fiber. */

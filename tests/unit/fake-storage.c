@@ -132,6 +132,14 @@ fake_zero (struct storage *s, uint64_t offset, uint64_t count)
   return end (fake, r);
 }
 
+static void
+fake_prefetch (struct storage *s, uint64_t offset, uint64_t count)
+{
+  (void) s;
+  (void) offset;
+  (void) count;
+}
+
 static int
 fake_resize (struct storage *s, uint64_t length)
 {
@@ -201,6 +209,8 @@ static const struct storage_ops fake_ops = {
   .pwrite = fake_pwrite,
   .pwritev = fake_pwritev,
   .zero = fake_zero,
+  .punch = fake_zero,
+  .prefetch = fake_prefetch,
   .resize = fake_resize,
   .length = fake_length,
   .sync = fake_sync,

@@ -299,8 +299,8 @@ static void
 test_refused (void **state)
 {
   (void) state;
-  format_image (QED_F_BACKING_FILE, 0);
-  assert_int_equal (open_image (), -ENOTSUP);
+  format_image (QED_F_BACKING_FILE, 0);         /* without a name */
+  assert_int_equal (open_image (), -EINVAL);
   assert_true (fake->closed);
   format_image (8, 0);
   assert_int_equal (open_image (), -ENOTSUP);

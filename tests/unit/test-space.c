@@ -280,6 +280,30 @@ test_cut (void **state)
   close_space ();
 }
 
+/* A tail that was used and could not be cut is not fresh. */
+static void
+test_cut_failed (void **state)
+{
+  struct space_run run;
+  uint64_t length;
+
+  (void) state;
+  open_space (USED * CLUSTER);
+  space_complete (&space);
+  assert_int_equal (grow (4), 0);
+  assert_int_equal (space_reserve (&space, 2, &run), 0);
+  expect_run (&run, USED, 2, false);
+  space_release (&space, &run);
+  assert_true (space_cut_wanted (&space, &length));
+  assert_true (length == USED * CLUSTER);
+
+  assert_int_equal (space_reserve (&space, 4, &run), 0);
+  expect_run (&run, USED, 2, true);
+  assert_int_equal (space_reserve (&space, 4, &run), 0);
+  assert_true (run.first == USED + 2 && !run.used_before);
+  close_space ();
+}
+
 /* What was handed out and given back at the end is cut as well. */
 static void
 test_cut_released (void **state)
@@ -530,6 +554,7 @@ main (void)
     cmocka_unit_test (test_shared),
     cmocka_unit_test (test_scattered),
     cmocka_unit_test (test_cut),
+    cmocka_unit_test (test_cut_failed),
     cmocka_unit_test (test_cut_released),
     cmocka_unit_test (test_grow_errors),
     cmocka_unit_test (test_cannot_grow),

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "backing.h"
+#include "file.h"
+#include "image.h"
+
+struct backing {
+  struct storage *raw;          /* one of the two */
+  struct qed_image *qed;
+  uint64_t size;
+};
+
+/* ---- Names ---- */
+
+/* Turn a path that starts with '/' into one without "." and ".." and "//". */
+static void
+normalize (char *path)
+{
+  char *from = path, *to = path, *end;
+  size_t len;
+
+  while (*from) {
+    while (*from == '/')
+      from++;
+    end = strchrnul (from, '/');
+    len = (size_t) (end - from);
+    if (len == 2 && from[0] == '.' && from[1] == '.') {
+      while (to > path && *--to != '/')
+        ;
+    }
+    else if (len > 0 && !(len == 1 && from[0] == '.')) {
+      *to++ = '/';
+      memmove (to, from, len);
+      to += len;
+    }
+    from = end;
+  }
+  if (to == path)
+    *to++ = '/';
+  *to = '\0';
+}
+
+/* The directory of a file, without symlinks; to be freed. */
+static char *
+directory_of (const char *path)
+{
+  char *copy = strdup (path), *slash, *dir;
+
+  if (copy == NULL)
+    return NULL;
+  slash = strrchr (copy, '/');
+  if (slash == copy)
+    slash++;
+  if (slash)
+    *slash = '\0';
+  dir = realpath (slash ? copy : ".", NULL);
+  free (copy);
+  return dir;
+}
+
+/* The absolute path that a name in an image's header means; to be freed. */
+static char *
+resolve_name (const char *directory, const char *name)
+{
+  char *path;
+
+  if (asprintf (&path, "%s/%s", name[0] == '/' ? "" : directory, name) < 0)
+    return NULL;
+  normalize (path);
+  return path;
+}
+
+/* A scheme before a colon: a URI, or QEMU's "json:", "nbd:", "fat:"... */
+static bool
+has_scheme (const char *name)
+{
+  size_t n = strspn (name, "abcdefghijklmnopqrstuvwxyz"
+                     "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-");
+
+  return n > 0 && name[n] == ':';
+}
+
+/* ---- Opening a file under the policy ---- */
+
+/* Its type is known before it is opened: opening alone may do something (a
+ * watchdog).
+ */
+static int
+open_file (const struct qed_image *image, const char *path)
+{
+  const struct qed_log *log = &image->options.log;
+  const char *directory = image->options.backing == QED_BACKING_ANY
+    ? NULL : image->options.backing_directory;
+  struct qed_file_id id;
+  int fd = qed_file_identify (path, directory, &id);
+
+  if (fd == 0)
+    fd = file_open_beneath (path, directory, O_RDONLY);
+  if (fd == -EINVAL)
+    log_error (log, "%s: the backing file %s is neither a regular file nor a "
+               "block device", image->path, path);
+  else if (fd == -EXDEV)
+    log_error (log, "%s: the backing file %s is not inside %s: move it there, "
+               "or allow it with backing=DIRECTORY or backing=any",
+               image->path, path, directory ? directory : "/");
+  else if (fd < 0)
+    log_error (log, "%s: cannot open the backing file %s: %s", image->path,
+               path, strerror (-fd));
+  return fd == -EXDEV ? -EPERM : fd;
+}
+
+/* The same file twice in a chain would never end. */
+static int
+check_loop (const struct qed_image *image, int fd, const char *path)
+{
+  const struct qed_image *above;
+  unsigned depth = 0;
+  struct stat st;
+
+  if (fstat (fd, &st) == -1)
+    return -errno;
+  for (above = image; above; above = above->overlay, depth++)
+    if (above->device == st.st_dev && above->inode == st.st_ino) {
+      log_error (&image->options.log, "%s: the backing file %s is already in "
+                 "the chain above: it would back itself", image->path, path);
+      return -ELOOP;
+    }
+  if (depth > BACKING_DEPTH_MAX) {
+    log_error (&image->options.log, "%s: more than %u backing files: commit "
+               "some of them", image->path, BACKING_DEPTH_MAX);
+    return -ELOOP;
+  }
+  return 0;
+}
+
+/* ---- Formats ---- */
+
+static const struct {
+  const char *name;
+  unsigned at;
+  const char *magic;
+  unsigned length;
+} foreign_formats[] = {
+  { "qcow2", 0, "QFI\xfb", 4 },
+  { "VMDK", 0, "KDMV", 4 },
+  { "VMDK", 0, "COWD", 4 },
+  { "VMDK", 0, "# Disk DescriptorFile", 21 },
+  { "VHDX", 0, "vhdxfile", 8 },
+  { "VHD", 0, "conectix", 8 },
+  { "VDI", 64, "\x7f\x10\xda\xbe", 4 },
+  { "LUKS", 0, "LUKS\xba\xbe", 6 },
+  { "Parallels", 0, "WithoutFreeSpace", 16 },
+  { "Parallels", 0, "WithouFreSpacExt", 16 },
+  { "Bochs", 0, "Bochs Virtual HD Image", 22 },
+};
+
+enum backing_format { BACKING_RAW, BACKING_QED, BACKING_FOREIGN };
+
+static enum backing_format
+probe (const unsigned char *buf, const char **name)
+{
+  size_t i;
+
+  if (format_get32 (buf) == FORMAT_MAGIC)
+    return BACKING_QED;
+  for (i = 0; i < sizeof foreign_formats / sizeof foreign_formats[0]; i++) {
+    *name = foreign_formats[i].name;
+    if (memcmp (buf + foreign_formats[i].at, foreign_formats[i].magic,
+                foreign_formats[i].length) == 0)
+      return BACKING_FOREIGN;
+  }
+  return BACKING_RAW;
+}
+
+static int
+open_qed (struct qed_image *image, struct storage *storage, const char *path,
+          struct backing *backing)
+{
+  struct qed_options options = image->options;
+  int r;
+
+  options.path = path;
+  options.read_only = true;
+  r = image_open_backing (&options, storage, image, &backing->qed);
+  if (r == 0)
+    backing->size = qed_size (backing->qed);
+  return r;
+}
+
+/* 'storage' becomes the backing file's, also on failure. */
+static int
+open_format (struct qed_image *image, struct storage *storage,
+             const char *path, struct backing *backing)
+{
+  unsigned char buf[FORMAT_SECTOR];
+  enum backing_format format = BACKING_RAW;
+  const char *name = NULL;
+  int r = 0;
+
+  if (!(image->header.features & QED_F_BACKING_FORMAT_NO_PROBE)) {
+    r = storage->ops->pread (storage, buf, sizeof buf, 0);
+    if (r == 0)
+      format = probe (buf, &name);
+  }
+  if (r == 0 && format == BACKING_QED)
+    return open_qed (image, storage, path, backing);
+  if (r == 0 && format == BACKING_FOREIGN) {
+    log_error (&image->options.log, "%s: the backing file %s is a %s image: "
+               "only raw and QED are supported; convert it (qemu-img convert)",
+               image->path, path, name);
+    r = -ENOTSUP;
+  }
+  else if (r < 0)
+    log_error (&image->options.log, "%s: cannot read the backing file %s: %s",
+               image->path, path, strerror (-r));
+  if (r == 0)
+    r = storage->ops->length (storage, &backing->size);
+  if (r < 0) {
+    storage->ops->close (storage);
+    return r;
+  }
+  backing->raw = storage;
+  return 0;
+}
+
+/* ---- The whole ---- */
+
+/* The name in the header; to be freed. */
+static int
+read_name (struct qed_image *image, char **name)
+{
+  size_t len = image->header.backing_filename_size;
+  char error[FORMAT_ERROR_SIZE];
+  int r;
+
+  *name = calloc (1, len + 1);
+  if (*name == NULL)
+    return -ENOMEM;
+  r = image->storage->ops->pread (image->storage, *name, len,
+                                  image->header.backing_filename_offset);
+  if (r < 0)
+    log_error (&image->options.log, "%s: cannot read the backing file's name: "
+               "%s", image->path, strerror (-r));
+  else {
+    r = format_check_backing_name (*name, len, error);
+    if (r < 0)
+      log_error (&image->options.log, "%s: %s", image->path, error);
+  }
+  if (r < 0) {
+    free (*name);
+    *name = NULL;
+  }
+  return r;
+}
+
+static int
+check_policy (const struct qed_image *image, const char *name)
+{
+  if (image->options.backing == QED_BACKING_NONE) {
+    log_error (&image->options.log, "%s: the image has a backing file (%s), "
+               "and backing=none allows no backing files", image->path, name);
+    return -EPERM;
+  }
+  if (has_scheme (name)) {
+    log_error (&image->options.log, "%s: the backing file %s is not a local "
+               "file: that is not supported", image->path, name);
+    return -ENOTSUP;
+  }
+  return 0;
+}
+
+/* The path of the backing file; to be freed.  The policy "beside" means the
+ * directory of the image on top, for the whole chain.
+ */
+static int
+find_path (struct qed_image *image, const char *name, char **path)
+{
+  char *directory = directory_of (image->path);
+
+  *path = directory ? resolve_name (directory, name) : NULL;
+  if (*path && image->options.backing == QED_BACKING_BESIDE &&
+      image->options.backing_directory == NULL) {
+    image->backing_directory = directory;
+    image->options.backing_directory = directory;
+    directory = NULL;
+  }
+  free (directory);
+  return *path ? 0 : -ENOMEM;
+}
+
+static int
+open_path (struct qed_image *image, const char *path,
+           struct backing *backing)
+{
+  struct storage *storage;
+  int fd = open_file (image, path), r;
+
+  if (fd < 0)
+    return fd;
+  r = check_loop (image, fd, path);
+  if (r < 0) {
+    close (fd);
+    return r;
+  }
+  r = storage_file_open_fd (fd, path, image->options.lock,
+                            &image->options.log, &storage);
+  return r < 0 ? r : open_format (image, storage, path, backing);
+}
+
+int
+backing_open (struct qed_image *image, struct backing **backing)
+{
+  char *name = NULL, *path = NULL;
+  int r = read_name (image, &name);
+
+  *backing = NULL;
+  if (r == 0)
+    r = check_policy (image, name);
+  if (r == 0)
+    r = find_path (image, name, &path);
+  if (r == 0) {
+    *backing = calloc (1, sizeof **backing);
+    r = *backing ? open_path (image, path, *backing) : -ENOMEM;
+  }
+  if (r < 0) {
+    free (*backing);
+    *backing = NULL;
+  }
+  free (name);
+  free (path);
+  return r;
+}
+
+void
+backing_close (struct backing *backing)
+{
+  if (backing == NULL)
+    return;
+  if (backing->qed)
+    qed_close (backing->qed);
+  else
+    backing->raw->ops->close (backing->raw);
+  free (backing);
+}
+
+uint64_t
+backing_size (const struct backing *backing)
+{
+  return backing->size;
+}
+
+struct qed_image *
+backing_image (const struct backing *backing)
+{
+  return backing->qed;
+}
+
+/* ---- Reading ---- */
+
+/* Cut the range at the end of the backing file; true if it starts behind. */
+static bool
+beyond_end (const struct backing *backing, uint64_t at, uint64_t *bytes)
+{
+  if (at >= backing->size)
+    return true;
+  if (*bytes > backing->size - at)
+    *bytes = backing->size - at;
+  return false;
+}
+
+int
+backing_read (struct backing *backing, struct qed_request *request,
+              uint64_t at, uint64_t bytes, void *buf, uint64_t *done)
+{
+  bool beyond = beyond_end (backing, at, &bytes);
+
+  *done = bytes;
+  if (beyond) {
+    memset (buf, 0, bytes);
+    return 0;
+  }
+  if (backing->qed)
+    return request_read (backing->qed, request, at, bytes, buf, done);
+  return backing->raw->ops->pread (backing->raw, buf, bytes, at);
+}
+
+int
+backing_extent (struct backing *backing, struct qed_request *request,
+                uint64_t at, uint64_t bytes, enum qed_extent *kind,
+                uint64_t *done)
+{
+  uint64_t start, end;
+  int r;
+
+  *done = bytes;
+  *kind = QED_EXTENT_HOLE;
+  if (beyond_end (backing, at, &bytes))
+    return 0;
+  if (backing->qed)
+    return request_extent (backing->qed, request, at, bytes, kind, done);
+  r = backing->raw->ops->next_data (backing->raw, at, &start, &end);
+  if (r < 0)
+    return r;
+  *kind = start <= at ? QED_EXTENT_DATA : QED_EXTENT_HOLE;
+  if (start <= at)
+    start = end;
+  *done = start - at < bytes ? start - at : bytes;
+  return 0;
+}
+
+int
+backing_prefetch (struct backing *backing, struct qed_request *request,
+                  uint64_t at, uint64_t bytes, uint64_t *done)
+{
+  bool beyond = beyond_end (backing, at, &bytes);
+
+  *done = bytes;
+  if (beyond)
+    return 0;
+  if (backing->qed)
+    return request_prefetch (backing->qed, request, at, bytes, done);
+  backing->raw->ops->prefetch (backing->raw, at, bytes);
+  return 0;
+}

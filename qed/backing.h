@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The backing chain: what unallocated clusters read as, and the policy about
+ * which files may be opened for it.
+ *
+ * A backing file is raw or QED, never written, and locked as a reader.  Its
+ * name stands in a file that a stranger may have made, so by default it must
+ * lie inside the image's own directory; symlinks and ".." don't lead out of
+ * it.  Offsets and sizes are the guest's bytes.
+ */
+
+#ifndef QED_BACKING_H
+#define QED_BACKING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "qed.h"
+
+/* So many files below an image at most. */
+#define BACKING_DEPTH_MAX 32u
+
+struct backing;
+
+/* Open what the image's header names, with plain calls; the message says what
+ * is wrong and which parameter would allow it.
+ */
+int backing_open (struct qed_image *image, struct backing **backing);
+void backing_close (struct backing *backing);
+
+uint64_t backing_size (const struct backing *backing);
+
+/* The image of a QED backing file, or NULL. */
+struct qed_image *backing_image (const struct backing *backing);
+
+/* Read; beyond the backing file's end are zeros.  *done says how much of the
+ * range was read.  0, REQUEST_AGAIN, QED_WAIT or an error.
+ */
+int backing_read (struct backing *backing, struct qed_request *request,
+                  uint64_t at, uint64_t bytes, void *buf, uint64_t *done);
+
+/* What the first *done bytes of the range are; likewise. */
+int backing_extent (struct backing *backing, struct qed_request *request,
+                    uint64_t at, uint64_t bytes, enum qed_extent *kind,
+                    uint64_t *done);
+
+/* Say that a range will be read soon; likewise. */
+int backing_prefetch (struct backing *backing, struct qed_request *request,
+                      uint64_t at, uint64_t bytes, uint64_t *done);
+
+#endif /* QED_BACKING_H */

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Trim and zero: whole clusters lose their entry and are freed (O5), parts of
+ * a cluster are made to read as zeros in place.
+ *
+ *   enter the gate (O1) -> publish "unallocated", or "zero" over a backing
+ *   file -> hand the clusters to space.c -> leave the gate
+ *
+ * Runs in the request's thread.  Lock order: page -> space.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "backing.h"
+#include "image.h"
+#include "yield.h"
+
+/* What a cluster without a place must say so that it reads as zeros: over a
+ * backing file "zero", else, and behind the backing file's end, nothing.
+ */
+static uint64_t
+empty_entry (const struct qed_image *image, uint64_t at)
+{
+  return image->backing && at < backing_size (image->backing)
+    ? FORMAT_ENTRY_ZERO : 0;
+}
+
+/* The run's clusters lose their place, if they have one.  Entries that are not
+ * as they were looked up were changed meanwhile by someone else.  Returns
+ * false if he gave one a place: around his data there may be what stands in
+ * the backing file, so that the caller must look up again.  With the page
+ * locked.
+ */
+static bool
+clear_entries (struct qed_image *image, struct page *page, uint64_t at,
+               const struct extent *extent, unsigned n)
+{
+  unsigned bits = image->geometry.cluster_bits, i;
+  unsigned index = image_l2_index (image, at);
+  uint64_t first = extent->offset >> bits, was, is;
+  bool all = true;
+
+  for (i = 0; i < n; i++) {
+    was = extent->class == FORMAT_ALLOCATED ? (first + i) << bits : 0;
+    is = page_get (page, index + i) & ~ENTRY_MARKS;
+    if (is != was) {
+      all &= is == 0 || is == FORMAT_ENTRY_ZERO;
+      space_unpromise (&image->space, 1);
+      continue;
+    }
+    page_publish (&image->metadata, page, index + i,
+                  empty_entry (image, at + ((uint64_t) i << bits)));
+    if (was != 0)
+      space_freed (&image->space, first + i);
+    else
+      space_unpromise (&image->space, 1);
+  }
+  atomic_store_explicit (&image->last_change, loop_now (),
+                         memory_order_relaxed);
+  return all;
+}
+
+/* With the gate held. */
+static int
+clear_in_gate (struct qed_image *image, struct qed_request *request,
+               uint64_t at, const struct extent *extent, unsigned n)
+{
+  struct page *page;
+  int r = allocate_table (image, request, at);
+
+  if (r == 0)
+    r = space_promise (&image->space, n);
+  if (r == -EBUSY)
+    return request_wait_job (image, &image->want_flush, request);
+  if (r != 0)
+    return r;
+  yield_point ("publish");
+  page = metadata_lock_page (&image->metadata, image_l2_key (image, at));
+  if (page == NULL) {
+    space_unpromise (&image->space, n);
+    return change_load (image, request, at);
+  }
+  r = clear_entries (image, page, at, extent, n) ? 0 : REQUEST_AGAIN;
+  metadata_unlock_page (&image->metadata, page);
+  return r;
+}
+
+/* Whole clusters, at most one page of them; *bytes says how much of the
+ * guest's range that was.
+ */
+static int
+clear_extent (struct qed_image *image, struct qed_request *request,
+              uint64_t at, const struct extent *extent, uint64_t *bytes)
+{
+  unsigned bits = image->geometry.cluster_bits;
+  unsigned room = PAGE_ENTRIES - image_l2_index (image, at);
+  uint64_t n = (extent->bytes + image->geometry.cluster_size - 1) >> bits;
+  int r = change_begin (image, request);
+
+  if (r != 0)
+    return r;
+  if (n > room)
+    n = room;
+  r = clear_in_gate (image, request, at, extent, (unsigned) n);
+  change_end (image);
+  *bytes = n << bits;
+  return r;
+}
+
+/* A part of a cluster that has a place: its content changes, nothing else. */
+static int
+zero_part (struct qed_image *image, const struct extent *extent)
+{
+  int r = image->storage->ops->zero (image->storage, extent->offset,
+                                     extent->bytes);
+
+  if (r < 0)
+    image_report (image, "zeroing a part of a cluster at file offset",
+                  extent->offset, r);
+  return r;
+}
+
+/* How much of the bytes at 'at' is whole clusters; the image's last one may
+ * be cut short by its end.
+ */
+static uint64_t
+whole_clusters (const struct qed_image *image, uint64_t at, uint64_t bytes)
+{
+  uint64_t in = at & (image->geometry.cluster_size - 1);
+
+  if (in != 0)
+    return 0;
+  return at + bytes == qed_size (image) ? bytes
+    : bytes & -(uint64_t) image->geometry.cluster_size;
+}
+
+/* Whether there is nothing to be done: it reads as zeros, or it is a trim,
+ * which need not write anything over a backing file.
+ */
+static bool
+is_done (const struct qed_image *image, enum qed_op op, uint64_t at,
+         const struct extent *extent, bool whole)
+{
+  if (extent->class == FORMAT_ALLOCATED)
+    return op == QED_OP_TRIM && image->backing && !whole;
+  if (extent->class == FORMAT_ZERO)
+    return true;
+  return op == QED_OP_TRIM || empty_entry (image, at) == 0;
+}
+
+int
+discard_some (struct qed_image *image, struct qed_request *request,
+              enum qed_op op, uint64_t at, uint64_t bytes, uint64_t *done)
+{
+  uint64_t size = image->geometry.cluster_size;
+  uint64_t in = at & (size - 1), whole, cleared;
+  struct extent extent;
+  int r = request_lookup (image, request, at, bytes, &extent);
+
+  if (r != 0)
+    return r;
+  whole = whole_clusters (image, at, extent.bytes);
+  if (whole > 0)
+    extent.bytes = whole;
+  else if (extent.bytes > size - in)
+    extent.bytes = size - in;
+  *done = extent.bytes;
+  if (is_done (image, op, at, &extent, whole > 0))
+    return 0;
+  if (whole > 0) {
+    r = clear_extent (image, request, at, &extent, &cleared);
+    if (r == 0 && cleared < extent.bytes)
+      *done = cleared;
+    return r;
+  }
+  if (extent.class == FORMAT_ALLOCATED)
+    return zero_part (image, &extent);
+  return cow_extent (image, request, at, &extent, NULL, done);
+}
