@@ -112,12 +112,15 @@ clear_extent (struct qed_image *image, struct qed_request *request,
 
 /* A part of a cluster that has a place: its content changes, nothing else. */
 static int
-zero_part (struct qed_image *image, const struct extent *extent)
+zero_part (struct qed_image *image, const struct qed_request *request,
+           const struct extent *extent)
 {
-  int r = image->storage->ops->zero (image->storage, extent->offset,
-                                     extent->bytes);
+  const struct storage_ops *ops = image->storage->ops;
+  bool fast = (request->flags & QED_FAST) != 0;
+  int r = (fast ? ops->punch : ops->zero) (image->storage, extent->offset,
+                                           extent->bytes);
 
-  if (r < 0)
+  if (r < 0 && r != -EOPNOTSUPP)
     image_report (image, "zeroing a part of a cluster at file offset",
                   extent->offset, r);
   return r;
@@ -177,6 +180,6 @@ discard_some (struct qed_image *image, struct qed_request *request,
     return r;
   }
   if (extent.class == FORMAT_ALLOCATED)
-    return zero_part (image, &extent);
+    return zero_part (image, request, &extent);
   return cow_extent (image, request, at, &extent, NULL, done);
 }

@@ -145,6 +145,8 @@ enum qed_op {
 };
 
 #define QED_FUA 1u              /* durable, with its metadata, when done */
+#define QED_FAST 4u             /* QED_OP_ZERO: fail with -EOPNOTSUPP rather
+                                 * than write data */
 #define QED_REQ_ONE 2u          /* QED_OP_EXTENTS: the first one is enough */
 
 enum qed_extent {

@@ -587,6 +587,18 @@ finish (struct qed_image *image, struct qed_request *request, bool flushed)
   return request_wait_job (image, &image->want_flush, request);
 }
 
+/* Over a backing file a part of a cluster may have to be copied. */
+static bool
+is_slow_zero (const struct qed_image *image,
+              const struct qed_request *request)
+{
+  uint64_t in = image->geometry.cluster_size - 1;
+  uint64_t end = request->offset + request->count;
+
+  return (request->flags & QED_FAST) && image->backing &&
+    ((request->offset & in) || ((end & in) && end != qed_size (image)));
+}
+
 static int
 run_request (struct qed_image *image, struct qed_request *request)
 {
@@ -603,6 +615,8 @@ run_request (struct qed_image *image, struct qed_request *request)
   if (request->done == request->count)
     return finish (image, request, served);
 
+  if (is_slow_zero (image, request))
+    return -EOPNOTSUPP;
   if (request->op == QED_OP_TRIM &&
       image->options.discard == QED_DISCARD_IGNORE)
     request->done = request->count;

@@ -207,8 +207,8 @@ plugin_can_multi_conn (void *handle)
   return 1;
 }
 
-/* Zeroing changes entries and punches holes; plugin_zero fails at once where
- * it would have to write.
+/* Zeroing changes entries and punches holes; where it would have to write, a
+ * client that asked for speed gets ENOTSUP.
  */
 static int
 plugin_can_fast_zero (void *handle)
@@ -327,6 +327,8 @@ report_failure (const struct export *export,
   errno = -r;                   /* for %m */
   if (r == -ESHUTDOWN)
     nbdkit_debug ("%s: request given up: %m", path);
+  else if (r == -EOPNOTSUPP)
+    nbdkit_debug ("%s: a fast zero would be slow", path);
   else if (request->op == QED_OP_FLUSH)
     nbdkit_error ("%s: flush failed: %m", path);
   else
@@ -402,11 +404,16 @@ plugin_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 static int
 plugin_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
+  struct qed_request request;
+
   if (!(flags & NBDKIT_FLAG_MAY_TRIM)) {
     nbdkit_set_error (EOPNOTSUPP);
     return -1;
   }
-  return carry_out (handle, QED_OP_ZERO, NULL, count, offset, flags);
+  qed_request_init (&request, QED_OP_ZERO, NULL, count, offset,
+                    (flags & NBDKIT_FLAG_FUA ? QED_FUA : 0) |
+                    (flags & NBDKIT_FLAG_FAST_ZERO ? QED_FAST : 0));
+  return carry_out_request (handle, &request);
 }
 
 static int

@@ -137,6 +137,26 @@ for size in 8389120 3145728; do
     done
 done
 
+# A fast zero of a part of a cluster would copy the rest over a backing file:
+# that is refused, and nothing changes; whole clusters are fast.
+cat > "$tmpdir/part" <<'END'
+before = h.pread(1 << 20, 0)
+try:
+    h.zero(100000, 1000, nbd.CMD_FLAG_FAST_ZERO)
+    sys.exit("a fast zero that has to copy was not refused")
+except nbd.Error as e:
+    assert e.errno == "ENOTSUP", e.errno
+assert h.pread(1 << 20, 0) == before
+h.zero(131072, 65536, nbd.CMD_FLAG_FAST_ZERO)
+assert h.pread(1 << 20, 0) == \
+    before[:65536] + bytes(131072) + before[196608:]
+END
+rm -f "$image"
+qedctl create "$image" 4M --backing "$tmpdir/base.raw" --backing-format raw
+serve "$image"
+client < "$tmpdir/part"
+serve_stop
+
 # ---- Nearly 4 GiB ---------------------------------------------------------
 
 cat > "$tmpdir/large" <<'END'
