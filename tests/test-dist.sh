@@ -14,7 +14,7 @@ unset MAKEFLAGS MAKELEVEL MFLAGS
 {
   make -s -C "$abs_top_builddir" print-dist
   make -s -C "$abs_top_builddir/tests" print-dist
-} | sort -u >"$tmpdir/dist"
+} | sed -e 's,^\./,,' -e 's,/\./,/,g' | sort -u >"$tmpdir/dist"
 make -s -C "$abs_top_builddir/tests" print-tests | sort >"$tmpdir/tests"
 
 cd "$abs_top_srcdir"
