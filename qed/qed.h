@@ -44,6 +44,9 @@ struct qed_log {
 
 /* ---- Opening and closing ----------------------------------------------- */
 
+/* There is no repair yet: with each of them a dirty image is served
+ * read-only.
+ */
 enum qed_check_mode {
   QED_CHECK_AUTO,       /* repair when NEED_CHECK is set */
   QED_CHECK_ALWAYS,     /* check at every open */
