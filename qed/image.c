@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Opening, starting and closing an image, and which job runs next. */
+/* Opening, starting and closing an image. */
 
 #include <config.h>
 
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -13,9 +12,6 @@
 #include <string.h>
 
 #include "image.h"
-
-/* A dirty page is written back at the latest after this (O2). */
-#define WRITE_BACK_SECONDS 5.
 
 /* Of failed requests and damage, that many are named in the log. */
 #define REPORTS_MAX 100u
@@ -52,22 +48,6 @@ bool
 qed_writable (const struct qed_image *image)
 {
   return atomic_load (&image->refuse) == 0;
-}
-
-/* The image on top of the chain, whose loop serves all of them. */
-static struct qed_image *
-top (struct qed_image *image)
-{
-  while (image->overlay)
-    image = image->overlay;
-  return image;
-}
-
-/* The next image of the chain. */
-static struct qed_image *
-next_below (const struct qed_image *image)
-{
-  return image->backing ? backing_image (image->backing) : NULL;
 }
 
 /* ---- Refusing, failing, reporting ---- */
@@ -135,260 +115,6 @@ image_report (struct qed_image *image, const char *what, uint64_t offset,
   if (may_report (image))
     log_error (&image->options.log, "%s: %s 0x%" PRIx64 " failed: %s",
                image->path, what, offset, strerror (-error));
-}
-
-/* ---- Requests that wait for a job ---- */
-
-void
-image_kick (struct qed_image *image)
-{
-  image = top (image);
-  if (image->loop)
-    loop_post (image->loop, &image->dispatch);
-}
-
-void
-image_queue (struct qed_image *image, struct request_list *list,
-             struct qed_request *request)
-{
-  pthread_mutex_lock (&image->lock);
-  request->flush_next = list->first;
-  list->first = request;
-  pthread_mutex_unlock (&image->lock);
-  image_kick (image);
-}
-
-/* The running job serves all who are in the list now. */
-static bool
-take_list (struct qed_image *image, struct request_list *list)
-{
-  bool any;
-
-  assert (image->served.first == NULL);
-  pthread_mutex_lock (&image->lock);
-  any = list->first != NULL;
-  image->served = *list;
-  list->first = NULL;
-  pthread_mutex_unlock (&image->lock);
-  return any;
-}
-
-static void
-answer_served (struct qed_image *image, int error)
-{
-  struct qed_request *request;
-
-  pthread_mutex_lock (&image->lock);
-  while ((request = image->served.first) != NULL) {
-    image->served.first = request->flush_next;
-    request->flush_error = error;
-    request->phase = REQUEST_SERVED;
-    request->wake (request);
-  }
-  pthread_mutex_unlock (&image->lock);
-}
-
-/* ---- Which job runs next (loop) ---- */
-
-static void
-write_back_done (struct job *job)
-{
-  struct qed_image *image = (struct qed_image *)
-    ((char *) job - offsetof (struct qed_image, write_back));
-
-  if (image->closing && job->error < 0)
-    image->close_error = job->error;
-  image_job_done (image, job, job->error);
-}
-
-static void
-arm_timers (struct qed_image *image)
-{
-  struct metadata *md = &image->metadata;
-
-  if (metadata_dirty (md, METADATA_L1) + metadata_dirty (md, METADATA_L2) &&
-      !loop_timer_active (&image->write_back_timer))
-    loop_timer_start (image->loop, &image->write_back_timer,
-                      WRITE_BACK_SECONDS);
-  if (image->state == STATE_DIRTY && image->options.clean_after > 0 &&
-      !atomic_load (&image->damaged) && !loop_timer_active (&image->clean_timer))
-    loop_timer_start (image->loop, &image->clean_timer,
-                      image->options.clean_after);
-}
-
-static void
-write_back_due (struct loop_timer *timer)
-{
-  struct qed_image *image = (struct qed_image *)
-    ((char *) timer - offsetof (struct qed_image, write_back_timer));
-  struct metadata *md = &image->metadata;
-
-  image->want_write_back =
-    metadata_dirty (md, METADATA_L1) + metadata_dirty (md, METADATA_L2) > 0;
-  image_kick (image);
-}
-
-/* O7: so many seconds after the last change. */
-static void
-clean_due (struct loop_timer *timer)
-{
-  struct qed_image *image = (struct qed_image *)
-    ((char *) timer - offsetof (struct qed_image, clean_timer));
-  double idle = loop_now () - atomic_load (&image->last_change);
-
-  if (idle < image->options.clean_after)
-    loop_timer_start (image->loop, timer, image->options.clean_after - idle);
-  else {
-    image->want_clean = true;
-    image_kick (image);
-  }
-}
-
-/* The loop has nothing left to do; qed_close waits for this. */
-static void
-end (struct qed_image *image)
-{
-  loop_timer_stop (image->loop, &image->write_back_timer);
-  loop_timer_stop (image->loop, &image->clean_timer);
-  pthread_mutex_lock (&image->lock);
-  image->closed = true;
-  pthread_cond_signal (&image->closed_cond);
-  pthread_mutex_unlock (&image->lock);
-}
-
-bool
-image_close_wanted (struct qed_image *image)
-{
-  bool wanted;
-
-  image = top (image);
-  pthread_mutex_lock (&image->lock);
-  wanted = image->want_close && !image->closed;
-  pthread_mutex_unlock (&image->lock);
-  return wanted;
-}
-
-static bool
-may_end (const struct qed_image *image)
-{
-  if (reclaim_active (image))
-    return false;
-  for (; image; image = next_below (image))
-    if (image->scan)
-      return false;
-  return true;
-}
-
-static void
-start_scans (struct qed_image *image)
-{
-  for (; image; image = next_below (image))
-    if (atomic_load (&image->scan_state) == SCAN_NOT_STARTED)
-      scan_start (image);
-}
-
-/* A failed image takes no job any more; whoever waits for one is told. */
-static void
-dispatch_failed (struct qed_image *image)
-{
-  image->close_error = -EIO;
-  take_list (image, &image->want_mark);
-  answer_served (image, -EIO);
-  take_list (image, &image->want_flush);
-  answer_served (image, -EIO);
-  if (image_close_wanted (image) && may_end (image))
-    end (image);
-}
-
-static void
-start_write_back (struct qed_image *image)
-{
-  image->want_write_back = false;
-  image->running = &image->write_back;
-  flush_start (image, write_back_done);
-}
-
-/* The last write-back, once: what fails then stays dirty.  A clean image may
- * have been written in place since the last sync.
- */
-static void
-dispatch_close (struct qed_image *image)
-{
-  if (!image->closing && !image->read_only) {
-    image->closing = true;
-    if (image->state == STATE_DIRTY)
-      dirty_make_clean (image);
-    else
-      start_write_back (image);
-  }
-  else if (may_end (image))
-    end (image);
-}
-
-static void
-dispatch (struct loop_task *task)
-{
-  struct qed_image *image = (struct qed_image *)
-    ((char *) task - offsetof (struct qed_image, dispatch));
-
-  if (image->running || image->closed)
-    return;
-  start_scans (image);
-  if (atomic_load (&image->failed)) {
-    dispatch_failed (image);
-    return;
-  }
-  if (take_list (image, &image->want_mark)) {
-    if (gate_is_open (&image->gate))
-      image_job_done (image, NULL, 0);
-    else
-      dirty_mark (image);
-  }
-  else if (take_list (image, &image->want_flush) || image->want_write_back)
-    start_write_back (image);
-  else if (image_close_wanted (image))
-    dispatch_close (image);
-  else if (image->want_clean) {
-    image->want_clean = false;
-    if (image->state == STATE_DIRTY)
-      dirty_make_clean (image);
-  }
-  else
-    arm_timers (image);
-}
-
-void
-image_job_done (struct qed_image *image, struct job *job, int error)
-{
-  (void) job;
-  image->running = NULL;
-  answer_served (image, error);
-  image_kick (image);
-}
-
-static void
-gate_drained (struct loop_task *task)
-{
-  struct qed_image *image = (struct qed_image *)
-    ((char *) task - offsetof (struct qed_image, gate_drained));
-
-  job_io_end (&image->job, 0);
-}
-
-/* Called by the last holder of a closed gate, on his thread. */
-static void
-post_gate_drained (void *opaque)
-{
-  struct qed_image *image = opaque;
-
-  loop_post (image->loop, &image->gate_drained);
-}
-
-/* Called by whoever dirtied the first page, on his thread. */
-static void
-became_dirty (void *opaque)
-{
-  image_kick (opaque);
 }
 
 /* ---- Opening ---- */
@@ -519,8 +245,6 @@ init_parts (struct qed_image *image, uint64_t length)
 
   if (r < 0)
     return r;
-  image->metadata.became_dirty = became_dirty;
-  image->metadata.opaque = image;
   r = space_init (&image->space, &image->geometry, image->storage, length);
   if (r < 0)
     goto fail;
@@ -542,9 +266,7 @@ init_synchronization (struct qed_image *image)
   pthread_cond_init (&image->closed_cond, NULL);
   wait_queue_init (&image->scanned);
   guard_init (&image->guards);
-  gate_init (&image->gate, post_gate_drained, image);
-  image->dispatch.run = dispatch;
-  image->gate_drained.run = gate_drained;
+  dispatch_init (image);
   image->job.log = image->write_back.log = &image->options.log;
   image->job.about = image->write_back.about = image->path;
 }
@@ -627,8 +349,7 @@ static void
 free_loop (struct qed_image *image)
 {
   reclaim_destroy (image);
-  loop_timer_destroy (image->loop, &image->write_back_timer);
-  loop_timer_destroy (image->loop, &image->clean_timer);
+  dispatch_destroy_timers (image);
   loop_destroy (image->loop);
   image->loop = NULL;
 }
@@ -643,10 +364,7 @@ qed_start (struct qed_image *image)
   if (image->loop == NULL)
     r = -errno;
   if (r == 0)
-    r = loop_timer_init (image->loop, &image->write_back_timer,
-                         write_back_due);
-  if (r == 0)
-    r = loop_timer_init (image->loop, &image->clean_timer, clean_due);
+    r = dispatch_init_timers (image);
   if (r == 0)
     r = reclaim_init (image);
   if (r < 0) {
@@ -656,7 +374,7 @@ qed_start (struct qed_image *image)
       free_loop (image);
     return r;
   }
-  for (below = next_below (image); below; below = next_below (below))
+  for (below = image_below (image); below; below = image_below (below))
     below->loop = image->loop;
   image_kick (image);
   return 0;

@@ -153,9 +153,6 @@ int image_open_backing (const struct qed_options *options,
                         struct storage *storage, struct qed_image *overlay,
                         struct qed_image **image);
 
-/* Whether qed_close waits. */
-bool image_close_wanted (struct qed_image *image);
-
 /* Changes are refused from now on; the first reason stays, but EIO is worse
  * than EROFS.
  */
@@ -171,6 +168,16 @@ void image_fail (struct qed_image *image, const char *step, int error);
 /* Say why a request failed ("writing data at file offset"); rate-limited. */
 void image_report (struct qed_image *image, const char *what,
                    uint64_t offset, int error);
+
+/* ---- dispatch.c ---- */
+
+/* After metadata_init.  The timers: after the loop was created. */
+void dispatch_init (struct qed_image *image);
+int dispatch_init_timers (struct qed_image *image);
+void dispatch_destroy_timers (struct qed_image *image);
+
+/* Whether qed_close waits. */
+bool image_close_wanted (struct qed_image *image);
 
 /* Let the loop look for something to do.  Any thread. */
 void image_kick (struct qed_image *image);
@@ -212,7 +219,7 @@ void reclaim_wait (struct qed_image *image, struct job *job);
 
 void scan_start (struct qed_image *image);
 
-/* ---- request.c ---- */
+/* ---- lookup.c ---- */
 
 /* The guest's range as the tables have it now: 'bytes' from its start are of
  * the class, and where they're allocated they lie at 'offset' in one piece.
@@ -243,6 +250,14 @@ int request_lookup (struct qed_image *image, struct qed_request *request,
 int request_load (struct qed_image *image, struct qed_request *request,
                   uint64_t at);
 
+/* The table that an L1 entry names: *table 0 if there is none.  Returns
+ * -EIO, and names the damage, if the entry is invalid.
+ */
+int request_check_l1 (struct qed_image *image, uint64_t l1_index,
+                      uint64_t entry, uint64_t *table);
+
+/* ---- request.c ---- */
+
 /* For overlays: as in backing.h. */
 int request_read (struct qed_image *image, struct qed_request *request,
                   uint64_t at, uint64_t bytes, void *buf, uint64_t *done);
@@ -251,12 +266,6 @@ int request_extent (struct qed_image *image, struct qed_request *request,
                     uint64_t *done);
 int request_prefetch (struct qed_image *image, struct qed_request *request,
                       uint64_t at, uint64_t bytes, uint64_t *done);
-
-/* The table that an L1 entry names: *table 0 if there is none.  Returns
- * -EIO, and names the damage, if the entry is invalid.
- */
-int request_check_l1 (struct qed_image *image, uint64_t l1_index,
-                      uint64_t entry, uint64_t *table);
 
 /* Wait until the scan has come so far.  Returns 0 or QED_WAIT. */
 int request_wait_scan (struct qed_image *image, struct qed_request *request,
@@ -324,6 +333,22 @@ void cow_abort (struct qed_image *image, struct qed_request *request);
 int discard_some (struct qed_image *image, struct qed_request *request,
                   enum qed_op op, uint64_t at, uint64_t bytes,
                   uint64_t *done);
+
+/* The image on top of the chain, whose loop serves all of them. */
+static inline struct qed_image *
+image_top (struct qed_image *image)
+{
+  while (image->overlay)
+    image = image->overlay;
+  return image;
+}
+
+/* The next image of the chain. */
+static inline struct qed_image *
+image_below (const struct qed_image *image)
+{
+  return image->backing ? backing_image (image->backing) : NULL;
+}
 
 /* Where a guest address lies in the tables. */
 static inline uint64_t
