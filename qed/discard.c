@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Trim and zero: whole clusters lose their entry and are freed (O5), parts of
+/* Trim, zero and forget: whole clusters lose their entry and are freed (O5), parts of
  * a cluster are made to read as zeros in place.
  *
- *   enter the gate (O1) -> publish "unallocated", or "zero" over a backing
- *   file -> hand the clusters to space.c -> leave the gate
+ *   enter the gate (O1) -> publish "unallocated", or, over a backing file,
+ *   "zero" -> hand the clusters to space.c -> leave the gate
  *
  * Runs in the request's thread.  Lock order: page -> space.
  */
@@ -19,12 +19,13 @@
 #include "yield.h"
 
 /* What a cluster without a place must say so that it reads as zeros: over a
- * backing file "zero", else, and behind the backing file's end, nothing.
+ * backing file "zero", else, and behind the backing file's end, nothing.  One
+ * that is forgotten says nothing anywhere.
  */
 static uint64_t
-empty_entry (const struct qed_image *image, uint64_t at)
+empty_entry (const struct qed_image *image, enum qed_op op, uint64_t at)
 {
-  return image->backing && at < backing_size (image->backing)
+  return op != QED_OP_FORGET && image->backing && at < backing_size (image->backing)
     ? FORMAT_ENTRY_ZERO : 0;
 }
 
@@ -35,8 +36,8 @@ empty_entry (const struct qed_image *image, uint64_t at)
  * locked.
  */
 static bool
-clear_entries (struct qed_image *image, struct page *page, uint64_t at,
-               const struct extent *extent, unsigned n)
+clear_entries (struct qed_image *image, struct page *page, enum qed_op op,
+               uint64_t at, const struct extent *extent, unsigned n)
 {
   unsigned bits = image->geometry.cluster_bits, i;
   unsigned index = image_l2_index (image, at);
@@ -44,7 +45,8 @@ clear_entries (struct qed_image *image, struct page *page, uint64_t at,
   bool all = true;
 
   for (i = 0; i < n; i++) {
-    was = extent->class == FORMAT_ALLOCATED ? (first + i) << bits : 0;
+    was = extent->class == FORMAT_ALLOCATED ? (first + i) << bits
+      : extent->class == FORMAT_ZERO ? FORMAT_ENTRY_ZERO : 0;
     is = page_get (page, index + i) & ~ENTRY_MARKS;
     if (is != was) {
       all &= is == 0 || is == FORMAT_ENTRY_ZERO;
@@ -52,8 +54,8 @@ clear_entries (struct qed_image *image, struct page *page, uint64_t at,
       continue;
     }
     page_publish (&image->metadata, page, index + i,
-                  empty_entry (image, at + ((uint64_t) i << bits)));
-    if (was != 0)
+                  empty_entry (image, op, at + ((uint64_t) i << bits)));
+    if (extent->class == FORMAT_ALLOCATED)
       space_freed (&image->space, first + i);
     else
       space_unpromise (&image->space, 1);
@@ -83,7 +85,8 @@ clear_in_gate (struct qed_image *image, struct qed_request *request,
     space_unpromise (&image->space, n);
     return change_load (image, request, at);
   }
-  r = clear_entries (image, page, at, extent, n) ? 0 : REQUEST_AGAIN;
+  r = clear_entries (image, page, request->op, at, extent, n)
+    ? 0 : REQUEST_AGAIN;
   metadata_unlock_page (&image->metadata, page);
   return r;
 }
@@ -141,17 +144,20 @@ whole_clusters (const struct qed_image *image, uint64_t at, uint64_t bytes)
 }
 
 /* Whether there is nothing to be done: it reads as zeros, or it is a trim,
- * which need not write anything over a backing file.
+ * which need not write anything over a backing file, or there is nothing to
+ * forget.
  */
 static bool
 is_done (const struct qed_image *image, enum qed_op op, uint64_t at,
          const struct extent *extent, bool whole)
 {
+  if (op == QED_OP_FORGET)
+    return !whole || extent->class == FORMAT_UNALLOCATED;
   if (extent->class == FORMAT_ALLOCATED)
     return op == QED_OP_TRIM && image->backing && !whole;
   if (extent->class == FORMAT_ZERO)
     return true;
-  return op == QED_OP_TRIM || empty_entry (image, at) == 0;
+  return op == QED_OP_TRIM || empty_entry (image, op, at) == 0;
 }
 
 int

@@ -144,6 +144,25 @@ read_header (struct qed_image *image, uint64_t *length)
   return 0;
 }
 
+/* For a while the image is larger than its header says. */
+static int
+grow_geometry (struct qed_image *image)
+{
+  uint64_t size = image->options.grow_to;
+  char error[FORMAT_ERROR_SIZE];
+  int r;
+
+  if (size <= image->geometry.image_size || image->overlay)
+    return 0;
+  r = format_check_geometry (image->header.cluster_size,
+                             image->header.table_size, size, error);
+  if (r < 0)
+    log_error (&image->options.log, "%s: %s", image->path, error);
+  else
+    image->geometry.image_size = size;
+  return r;
+}
+
 /* Become a reader of the file, whatever was wanted. */
 static int
 make_read_only (struct qed_image *image)
@@ -232,7 +251,8 @@ cache_bytes (const struct qed_image *image)
 static int
 open_backing (struct qed_image *image)
 {
-  if (!(image->header.features & QED_F_BACKING_FILE))
+  if (!(image->header.features & QED_F_BACKING_FILE) ||
+      image->options.skip_backing)
     return 0;
   return backing_open (image, &image->backing);
 }
@@ -291,6 +311,8 @@ image_open_backing (const struct qed_options *options,
   image->inode = storage->inode;
   image->overlay = overlay;
   r = read_header (image, &length);
+  if (r == 0)
+    r = grow_geometry (image);
   if (r == 0)
     r = check_features (image);
   if (r == 0)

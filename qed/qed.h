@@ -72,6 +72,12 @@ struct qed_options {
                                  * symlink on the way may lead out of it */
   bool read_only;               /* never change the file */
   bool lock;                    /* take QEMU's file locks */
+  bool skip_backing;            /* leave the backing file alone: what lies
+                                 * there reads as a hole, and only requests
+                                 * that need nothing of it are carried out
+                                 * (no write, trim or zero) */
+  uint64_t grow_to;             /* if larger than the image, requests may
+                                 * reach so far; its header stays as it is */
   enum qed_backing_mode backing;        /* which backing files are opened */
   const char *backing_directory;        /* for QED_BACKING_BELOW: absolute,
                                          * without symlinks */
@@ -143,6 +149,8 @@ enum qed_op {
                                  * nothing happens with QED_DISCARD_IGNORE */
   QED_OP_ZERO,                  /* all of the range reads as zeros, and whole
                                  * clusters are freed */
+  QED_OP_FORGET,                /* whole clusters lose what this image holds:
+                                 * the backing file shows; parts are left */
   QED_OP_CACHE,                 /* read ahead what the range needs */
   QED_OP_EXTENTS,               /* call 'extent' for each piece of the range */
 };
@@ -213,6 +221,10 @@ void qed_request_init (struct qed_request *request, enum qed_op op, void *buf,
  * range is not within the image.
  */
 int qed_request_run (struct qed_image *image, struct qed_request *request);
+
+/* The same as a plain call, which waits as long as it takes. */
+int qed_request_sync (struct qed_image *image, enum qed_op op, void *buf,
+                      uint64_t count, uint64_t offset, unsigned flags);
 
 /* Whether a request that waits does so for the image's write-back or header
  * update, which takes as long as the disk does: a server that ends lets it

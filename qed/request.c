@@ -217,7 +217,7 @@ write_or_zero (struct qed_image *image, struct qed_request *request,
   return write_range (image, request, at, piece, done);
 }
 
-/* A step of a write, zero or trim. */
+/* A step of a write, zero, trim or forget. */
 static int
 change_some (struct qed_image *image, struct qed_request *request)
 {
@@ -346,7 +346,16 @@ static bool
 is_change (const struct qed_request *request)
 {
   return request->op == QED_OP_WRITE || request->op == QED_OP_TRIM ||
-    request->op == QED_OP_ZERO;
+    request->op == QED_OP_ZERO || request->op == QED_OP_FORGET;
+}
+
+/* It would have to know what the backing file holds, which was skipped. */
+static bool
+lacks_backing (const struct qed_image *image,
+               const struct qed_request *request)
+{
+  return is_change (request) && request->op != QED_OP_FORGET &&
+    image->backing == NULL && (image->header.features & QED_F_BACKING_FILE);
 }
 
 static int
@@ -406,7 +415,7 @@ run_request (struct qed_image *image, struct qed_request *request)
   if (request->done == request->count)
     return finish (image, request, served);
 
-  if (is_slow_zero (image, request))
+  if (lacks_backing (image, request) || is_slow_zero (image, request))
     return -EOPNOTSUPP;
   if (request->op == QED_OP_TRIM &&
       image->options.discard == QED_DISCARD_IGNORE)

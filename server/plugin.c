@@ -309,6 +309,7 @@ op_to_text (enum qed_op op)
   case QED_OP_FLUSH: return "flush";
   case QED_OP_TRIM: return "trim";
   case QED_OP_ZERO: return "zero";
+  case QED_OP_FORGET: return "forget";
   case QED_OP_CACHE: return "cache";
   case QED_OP_EXTENTS: return "block status";
   }

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Requests as plain calls, for callers that have a thread to wait with. */
+
+#include <config.h>
+
+#include <pthread.h>
+
+#include "qed.h"
+
+struct caller {
+  pthread_mutex_t lock;         /* protects woken */
+  pthread_cond_t cond;
+  bool woken;
+};
+
+static void
+wake (struct qed_request *request)
+{
+  struct caller *caller = request->opaque;
+
+  pthread_mutex_lock (&caller->lock);
+  caller->woken = true;
+  pthread_cond_signal (&caller->cond);
+  pthread_mutex_unlock (&caller->lock);
+}
+
+static void
+wait_woken (struct caller *caller)
+{
+  pthread_mutex_lock (&caller->lock);
+  while (!caller->woken)
+    pthread_cond_wait (&caller->cond, &caller->lock);
+  caller->woken = false;
+  pthread_mutex_unlock (&caller->lock);
+}
+
+int
+qed_request_sync (struct qed_image *image, enum qed_op op, void *buf,
+                  uint64_t count, uint64_t offset, unsigned flags)
+{
+  struct caller caller = { .woken = false };
+  struct qed_request request;
+  int r;
+
+  pthread_mutex_init (&caller.lock, NULL);
+  pthread_cond_init (&caller.cond, NULL);
+  qed_request_init (&request, op, buf, count, offset, flags);
+  request.wake = wake;
+  request.opaque = &caller;
+  while ((r = qed_request_run (image, &request)) == QED_WAIT)
+    wait_woken (&caller);
+  pthread_cond_destroy (&caller.cond);
+  pthread_mutex_destroy (&caller.lock);
+  return r;
+}
