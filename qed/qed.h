@@ -42,6 +42,21 @@ struct qed_log {
   bool trace;           /* whether QED_LOG_TRACE lines are wanted */
 };
 
+/* ---- Progress of what takes long --------------------------------------- */
+
+struct qed_progress {
+  /* 'done' of 'total' units of the same kind; called now and then, from the
+   * thread that waits.  Anything but 0 ends the work early: it returns
+   * -ECANCELED, and the image is consistent.
+   */
+  int (*fn) (void *opaque, uint64_t done, uint64_t total);
+  void *opaque;
+};
+
+/* Tell 'progress', which may be NULL: 0 or -ECANCELED. */
+int qed_progress_tell (const struct qed_progress *progress, uint64_t done,
+                       uint64_t total);
+
 /* ---- Opening and closing ----------------------------------------------- */
 
 /* There is no repair yet: with each of them a dirty image is served

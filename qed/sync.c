@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Requests as plain calls, for callers that have a thread to wait with. */
+/* For callers that have a thread to wait with: requests as plain calls, and
+ * how far a long work has come.
+ */
 
 #include <config.h>
 
+#include <errno.h>
 #include <pthread.h>
 
 #include "qed.h"
@@ -53,4 +56,13 @@ qed_request_sync (struct qed_image *image, enum qed_op op, void *buf,
   pthread_cond_destroy (&caller.cond);
   pthread_mutex_destroy (&caller.lock);
   return r;
+}
+
+int
+qed_progress_tell (const struct qed_progress *progress, uint64_t done,
+                   uint64_t total)
+{
+  if (progress == NULL || progress->fn == NULL)
+    return 0;
+  return progress->fn (progress->opaque, done, total) == 0 ? 0 : -ECANCELED;
 }

@@ -71,6 +71,25 @@ void ctl_error (const char *fmt, ...)
 /* The engine's messages to stderr, as ctl_error does. */
 void ctl_log_init (struct qed_log *log);
 
+/* ---- Long work --------------------------------------------------------- */
+
+/* A bar on stderr, if that is a terminal, and a way to stop: from the start
+ * on SIGINT, SIGTERM and SIGHUP only ask for the end, which the engine grants
+ * at the next piece.  One at a time.
+ */
+struct ctl_progress {
+  struct qed_progress progress; /* for the engine */
+  const char *what;             /* "commit" */
+  bool terminal;
+  bool drawn;
+  uint64_t drawn_at;            /* in tenths of seconds */
+};
+
+void ctl_progress_start (struct ctl_progress *progress, const char *what);
+
+/* Remove the bar.  True, with a message, if a signal asked for the end. */
+bool ctl_progress_end (struct ctl_progress *progress);
+
 /* ---- Reports ----------------------------------------------------------- */
 
 /* What a command tells about one object, said once and printed as aligned
