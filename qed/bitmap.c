@@ -48,13 +48,21 @@ hash (const struct bitmap *bitmap, uint64_t index)
     (bitmap->slot_count - 1);
 }
 
+static inline struct bitmap_chunk *
+recent_chunk (const struct bitmap *bitmap, uint64_t index)
+{
+  struct bitmap_chunk *chunk = bitmap->recent[index % BITMAP_RECENT];
+
+  return chunk && chunk->index == index ? chunk : NULL;
+}
+
 static struct bitmap_chunk *
 find_chunk (struct bitmap *bitmap, uint64_t index)
 {
-  struct bitmap_chunk *chunk = bitmap->last;
+  struct bitmap_chunk *chunk = recent_chunk (bitmap, index);
   size_t slot;
 
-  if (chunk && chunk->index == index)
+  if (chunk)
     return chunk;
   if (bitmap->slot_count == 0)
     return NULL;
@@ -62,7 +70,7 @@ find_chunk (struct bitmap *bitmap, uint64_t index)
   while (bitmap->slots[slot]) {
     chunk = chunk_number (bitmap, bitmap->slots[slot] - 1);
     if (chunk->index == index)
-      return bitmap->last = chunk;
+      return bitmap->recent[index % BITMAP_RECENT] = chunk;
     slot = (slot + 1) & (bitmap->slot_count - 1);
   }
   return NULL;
@@ -127,7 +135,7 @@ add_chunk (struct bitmap *bitmap, uint64_t index)
   memset (chunk, 0, sizeof *chunk);
   chunk->index = index;
   insert_slot (bitmap, bitmap->chunks++);
-  return bitmap->last = chunk;
+  return bitmap->recent[index % BITMAP_RECENT] = chunk;
 }
 
 bool
@@ -153,6 +161,46 @@ bitmap_set (struct bitmap *bitmap, uint64_t bit, bool *was)
   *was = (chunk->words[in / 64] & mask) != 0;
   chunk->words[in / 64] |= mask;
   bitmap->count += !*was;
+  return 0;
+}
+
+/* Set the bits of one word, as far as they are clear; how many. */
+static unsigned
+add_in_word (struct bitmap *bitmap, uint64_t *word, unsigned in, uint64_t n)
+{
+  uint64_t clash = *word >> in, mask;
+  unsigned most = n < 64 - in ? (unsigned) n : 64 - in;
+
+  if (clash && (unsigned) __builtin_ctzll (clash) < most)
+    most = (unsigned) __builtin_ctzll (clash);
+  if (most > 0) {
+    mask = most == 64 ? UINT64_MAX : (UINT64_C (1) << most) - 1;
+    *word |= mask << in;
+    bitmap->count += most;
+  }
+  return most;
+}
+
+int
+bitmap_add_run (struct bitmap *bitmap, uint64_t first, uint64_t n,
+                uint64_t *added)
+{
+  struct bitmap_chunk *chunk;
+  unsigned in, wanted, m;
+  uint64_t done = 0;
+
+  do {
+    chunk = find_chunk (bitmap, (first + done) / BITMAP_CHUNK_BITS);
+    if (chunk == NULL)
+      chunk = add_chunk (bitmap, (first + done) / BITMAP_CHUNK_BITS);
+    if (chunk == NULL)
+      return -ENOMEM;
+    in = (first + done) % BITMAP_CHUNK_BITS;
+    wanted = n - done < 64 - in % 64 ? (unsigned) (n - done) : 64 - in % 64;
+    m = add_in_word (bitmap, &chunk->words[in / 64], in % 64, wanted);
+    done += m;
+  } while (m == wanted && done < n);
+  *added = done;
   return 0;
 }
 
@@ -195,6 +243,37 @@ bitmap_next_clear (struct bitmap *bitmap, uint64_t from, uint64_t limit)
     if (chunk == NULL)
       return from;
     in = clear_in_chunk (chunk, from % BITMAP_CHUNK_BITS);
+    from = from - from % BITMAP_CHUNK_BITS + in;
+    if (in < BITMAP_CHUNK_BITS)
+      break;
+  }
+  return from < limit ? from : limit;
+}
+
+static uint64_t
+next_set_in_chunk (const struct bitmap_chunk *chunk, unsigned in)
+{
+  uint64_t set;
+
+  while (in < BITMAP_CHUNK_BITS) {
+    set = chunk->words[in / 64] >> (in % 64);
+    if (set)
+      return in + (unsigned) __builtin_ctzll (set);
+    in = (in / 64 + 1) * 64;
+  }
+  return in;
+}
+
+uint64_t
+bitmap_next_set (struct bitmap *bitmap, uint64_t from, uint64_t limit)
+{
+  struct bitmap_chunk *chunk;
+  uint64_t in;
+
+  while (from < limit) {
+    chunk = find_chunk (bitmap, from / BITMAP_CHUNK_BITS);
+    in = chunk ? next_set_in_chunk (chunk, from % BITMAP_CHUNK_BITS)
+      : BITMAP_CHUNK_BITS;
     from = from - from % BITMAP_CHUNK_BITS + in;
     if (in < BITMAP_CHUNK_BITS)
       break;

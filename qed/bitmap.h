@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #define BITMAP_CHUNK_BITS 512u
+#define BITMAP_RECENT 64u
 
 struct bitmap_chunk {
   uint64_t index;               /* bits index * 512 ... */
@@ -24,7 +25,7 @@ struct bitmap {
   size_t chunks;                /* in use */
   uint32_t *slots;              /* hash of chunk number + 1, 0 empty */
   size_t slot_count;            /* a power of 2, or 0 */
-  struct bitmap_chunk *last;    /* the one found last */
+  struct bitmap_chunk *recent[BITMAP_RECENT];   /* found lately, by number */
   uint64_t count;               /* bits set */
 };
 
@@ -39,6 +40,16 @@ bool bitmap_test (struct bitmap *bitmap, uint64_t bit);
 /* Set or clear a bit; true in *was if it was set before.  -ENOMEM. */
 int bitmap_set (struct bitmap *bitmap, uint64_t bit, bool *was);
 void bitmap_clear (struct bitmap *bitmap, uint64_t bit);
+
+/* Set n bits from 'first' on, as far as they are clear: *added says how many
+ * that were.  -ENOMEM.
+ */
+int bitmap_add_run (struct bitmap *bitmap, uint64_t first, uint64_t n,
+                    uint64_t *added);
+
+/* The first bit in from..limit-1 that is set, or limit. */
+uint64_t bitmap_next_set (struct bitmap *bitmap, uint64_t from,
+                          uint64_t limit);
 
 /* The first bit in from..limit-1 that is clear, or limit. */
 uint64_t bitmap_next_clear (struct bitmap *bitmap, uint64_t from,

@@ -346,6 +346,22 @@ page_get (const struct page *page, unsigned index)
   return atomic_load_explicit (&page->entries[index], memory_order_relaxed);
 }
 
+void
+page_copy (const struct page *page, unsigned char *buf)
+{
+  unsigned i;
+  uint64_t entry;
+
+  for (i = 0; i < PAGE_ENTRIES; i++) {
+    entry = page_get (page, i);
+    if (entry & ENTRY_DAMAGED)
+      entry = page->raw[i];
+    else
+      entry &= ~ENTRY_MARKS;
+    format_put64 (buf + i * 8, entry);
+  }
+}
+
 /* With the set's lock held. */
 static void
 mark_dirty (struct metadata *md, struct page *page)
@@ -434,20 +450,11 @@ static void
 copy_page (struct metadata *md, struct page *page, unsigned char *buf)
 {
   pthread_mutex_t *lock = set_lock (md, set_number (md, page->key));
-  unsigned i;
-  uint64_t entry;
 
   pthread_mutex_lock (lock);
   page->dirty = false;
   page->writing = true;
-  for (i = 0; i < PAGE_ENTRIES; i++) {
-    entry = page_get (page, i);
-    if (entry & ENTRY_DAMAGED)
-      entry = page->raw[i];
-    else
-      entry &= ~ENTRY_MARKS;
-    format_put64 (buf + i * 8, entry);
-  }
+  page_copy (page, buf);
   pthread_mutex_unlock (lock);
 }
 

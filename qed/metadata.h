@@ -129,6 +129,8 @@ void metadata_unlock_page (struct metadata *md, struct page *page);
 
 /* With the page locked. */
 uint64_t page_get (const struct page *page, unsigned index);
+/* All of it, as the disk would have it. */
+void page_copy (const struct page *page, unsigned char *buf);
 void page_publish (struct metadata *md, struct page *page, unsigned index,
                    uint64_t entry);
 

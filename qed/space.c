@@ -97,6 +97,19 @@ space_enter (struct space *space, uint64_t first, uint64_t n, bool table,
   return too_sparse (&space->used) ? -EFBIG : 0;
 }
 
+int
+space_enter_run (struct space *space, uint64_t first, uint64_t n,
+                 uint64_t *added)
+{
+  int r = bitmap_add_run (&space->used, first, n, added);
+
+  if (r < 0)
+    return r;
+  if (*added > 0 && space->end < first + *added)
+    space->end = first + *added;
+  return too_sparse (&space->used) ? -EFBIG : 0;
+}
+
 void
 space_complete (struct space *space)
 {

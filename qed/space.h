@@ -75,6 +75,12 @@ void space_destroy (struct space *space);
 int space_enter (struct space *space, uint64_t first, uint64_t n, bool table,
                  bool *shared);
 
+/* The same for data clusters, as far as they were not entered before: *added
+ * says how many that were.
+ */
+int space_enter_run (struct space *space, uint64_t first, uint64_t n,
+                     uint64_t *added);
+
 /* Everything was entered: free clusters may be reused and the tail cut. */
 void space_complete (struct space *space);
 

@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "survey.h"
+
+/* Tables take room in the file: more are only in a hostile, sparse one. */
+#define TABLES_MAX ((size_t) 1 << 22)
+
+static struct survey *
+survey_of (struct tablewalk *walk)
+{
+  return (struct survey *)
+    ((char *) walk - offsetof (struct survey, walk));
+}
+
+static void
+report (struct survey *survey, const struct qed_problem *problem)
+{
+  survey->whole = false;
+  if (!survey->quiet)
+    survey->found (survey, problem);
+}
+
+/* ---- Where an entry belongs ---- */
+
+uint64_t
+survey_guest (const struct survey *survey, uint64_t l1_index, uint64_t index)
+{
+  const struct format_geometry *g = &survey->image->geometry;
+
+  return ((l1_index << g->entries_bits) + index) << g->cluster_bits;
+}
+
+/* What of the guest's disk the entries describe, as far as the image goes. */
+static void
+set_guest_range (const struct survey *survey, struct qed_problem *problem,
+                 uint64_t l1_index, uint64_t index, uint64_t entries)
+{
+  const struct format_geometry *g = &survey->image->geometry;
+  uint64_t clusters = ((g->image_size - 1) >> g->cluster_bits) + 1;
+  uint64_t first = (l1_index << g->entries_bits) + index;
+
+  problem->guest = first << g->cluster_bits;
+  problem->guest_bytes = 0;
+  if (g->image_size == 0 || first >= clusters)
+    return;
+  problem->guest_bytes = g->image_size - problem->guest;
+  if (entries < clusters - first)
+    problem->guest_bytes = entries << g->cluster_bits;
+}
+
+/* ---- L1 ---- */
+
+static int
+add_table (struct survey_tables *tables, uint64_t offset, uint64_t l1_index)
+{
+  struct walk_table *list;
+  size_t capacity;
+
+  if (tables->count == TABLES_MAX)
+    return -EFBIG;
+  if (tables->count == tables->capacity) {
+    capacity = tables->capacity ? tables->capacity * 2 : 64;
+    list = realloc (tables->list, capacity * sizeof *list);
+    if (list == NULL)
+      return -ENOMEM;
+    tables->list = list;
+    tables->capacity = capacity;
+  }
+  tables->list[tables->count++] = (struct walk_table) { offset, l1_index, 0 };
+  return 0;
+}
+
+static enum qed_problem_code
+l1_problem (enum format_entry class, uint64_t entry, uint64_t length)
+{
+  switch (class) {
+  case FORMAT_MISALIGNED:
+    return QED_PROBLEM_L1_MISALIGNED;
+  case FORMAT_INTO_HEADER:
+    return QED_PROBLEM_L1_INTO_HEADER;
+  case FORMAT_INTO_L1:
+    return QED_PROBLEM_TABLE_OVERLAP;
+  case FORMAT_PAST_END:
+    return entry < length ? QED_PROBLEM_TABLE_TRUNCATED
+      : QED_PROBLEM_L1_PAST_END;
+  default:
+    return QED_PROBLEM_L1_RESERVED_BITS;
+  }
+}
+
+static void
+report_l1 (struct survey *survey, enum qed_problem_code code, uint64_t index,
+           uint64_t entry, uint64_t other)
+{
+  const struct format_geometry *g = &survey->image->geometry;
+  struct qed_problem problem = {
+    .code = code,
+    .where = g->l1_offset + index * 8,
+    .value = entry,
+    .other = other,
+  };
+
+  set_guest_range (survey, &problem, index, 0, g->entries);
+  report (survey, &problem);
+}
+
+/* A table that ends behind the file, or reaches into L1, has a part that may
+ * be valid.
+ */
+static int
+l1_entry (struct survey *survey, uint64_t index, uint64_t entry)
+{
+  struct qed_image *image = survey->image;
+  uint64_t length = atomic_load (&image->space.length_bytes);
+  enum format_entry class =
+    format_classify_l1 (&image->geometry, entry, length);
+  enum qed_problem_code code;
+
+  if (class == FORMAT_ALLOCATED)
+    return add_table (&survey->tables, entry, index);
+  code = l1_problem (class, entry, length);
+  report_l1 (survey, code, index, entry,
+             code == QED_PROBLEM_TABLE_OVERLAP ? UINT64_MAX : 0);
+  if (code == QED_PROBLEM_TABLE_TRUNCATED ||
+      code == QED_PROBLEM_TABLE_OVERLAP)
+    return add_table (&survey->doubtful, entry, index);
+  return 0;
+}
+
+/* A page that was changed, or is used, is in memory as it should be. */
+static void
+take_from_memory (struct survey *survey, uint64_t key, unsigned char *buf)
+{
+  struct metadata *md = &survey->image->metadata;
+  struct page *page = metadata_lock_page (md, key);
+
+  if (page == NULL)
+    return;
+  page_copy (page, buf);
+  metadata_unlock_page (md, page);
+}
+
+static int
+l1_entries (struct tablewalk *walk, uint64_t first, unsigned char *buf, size_t n)
+{
+  struct survey *survey = survey_of (walk);
+  uint64_t entry;
+  size_t i;
+  int r = 0;
+
+  for (i = 0; survey->online && i < n; i += PAGE_ENTRIES)
+    take_from_memory (survey, METADATA_KEY_L1 ((first + i) / PAGE_ENTRIES),
+                      buf + i * 8);
+  for (i = 0; i < n && r == 0; i++) {
+    entry = format_get64 (buf + i * 8);
+    if (entry != 0)
+      r = l1_entry (survey, first + i, entry);
+  }
+  return r;
+}
+
+/* ---- Which tables overlap ---- */
+
+static int
+compare_tables (const void *a, const void *b)
+{
+  const struct walk_table *s = a, *t = b;
+
+  if (s->offset != t->offset)
+    return s->offset < t->offset ? -1 : 1;
+  return s->l1_index < t->l1_index ? -1 : s->l1_index > t->l1_index;
+}
+
+static int
+enter_table (struct survey *survey, const struct walk_table *table)
+{
+  const struct format_geometry *g = &survey->image->geometry;
+  struct space *space = survey->space;
+  bool shared;
+  int r;
+
+  pthread_mutex_lock (&space->lock);
+  r = space_enter (space, table->offset >> g->cluster_bits,
+                   g->table_bytes >> g->cluster_bits, true, &shared);
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
+/* What of the tables that L1 can't have named is within the file. */
+static int
+enter_doubtful (struct survey *survey)
+{
+  const struct format_geometry *g = &survey->image->geometry;
+  uint64_t length = atomic_load (&survey->image->space.length_bytes), end;
+  uint64_t base = g->header_bytes >> g->cluster_bits;
+  struct space *space = survey->space;
+  const struct walk_table *table;
+  uint64_t first;
+  bool shared;
+  size_t i;
+  int r = 0;
+
+  pthread_mutex_lock (&space->lock);
+  for (i = 0; i < survey->doubtful.count && r == 0; i++) {
+    table = &survey->doubtful.list[i];
+    end = length - table->offset < g->table_bytes
+      ? length : table->offset + g->table_bytes;
+    first = table->offset >> g->cluster_bits;
+    end = (end + g->cluster_size - 1) >> g->cluster_bits;
+    if (first >= base && end > first)
+      r = space_enter (space, first, end - first, false, &shared);
+  }
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
+/* The first of those that overlap stays in the list; the clusters of all of
+ * them are in use.
+ */
+int
+survey_sort_tables (struct survey *survey)
+{
+  const uint64_t bytes = survey->image->geometry.table_bytes;
+  struct survey_tables *tables = &survey->tables;
+  struct walk_table *last = NULL, *table;
+  size_t i, kept = 0;
+  int r = enter_doubtful (survey);
+
+  if (tables->count > 0)
+    qsort (tables->list, tables->count, sizeof *tables->list, compare_tables);
+  for (i = 0; i < tables->count && r == 0; i++) {
+    table = &tables->list[i];
+    r = enter_table (survey, table);
+    if (last && table->offset < last->offset + bytes) {
+      report_l1 (survey, table->offset == last->offset
+                 ? QED_PROBLEM_TABLE_SHARED : QED_PROBLEM_TABLE_OVERLAP,
+                 table->l1_index, table->offset,
+                 survey_guest (survey, last->l1_index, 0));
+      if (table->offset != last->offset && r == 0)
+        r = add_table (&survey->doubtful, table->offset, table->l1_index);
+      continue;
+    }
+    tables->list[kept] = *table;
+    last = &tables->list[kept++];
+  }
+  tables->count = kept;
+  return r;
+}
+
+/* ---- L2 ---- */
+
+static enum qed_problem_code
+l2_problem (enum format_entry class)
+{
+  switch (class) {
+  case FORMAT_MISALIGNED:
+    return QED_PROBLEM_L2_MISALIGNED;
+  case FORMAT_INTO_HEADER:
+    return QED_PROBLEM_ENTRY_INTO_HEADER;
+  case FORMAT_INTO_L1:
+    return QED_PROBLEM_ENTRY_INTO_TABLE;
+  case FORMAT_PAST_END:
+    return QED_PROBLEM_L2_PAST_END;
+  default:
+    return QED_PROBLEM_L2_RESERVED_BITS;
+  }
+}
+
+static void
+report_l2 (struct survey *survey, const struct walk_table *table,
+           enum qed_problem_code code, uint64_t index, uint64_t entry)
+{
+  struct qed_problem problem = {
+    .code = code,
+    .where = table->offset + index * 8,
+    .value = entry,
+    .other = code == QED_PROBLEM_CLUSTER_SHARED ? UINT64_MAX : 0,
+  };
+
+  set_guest_range (survey, &problem, table->l1_index, index, 1);
+  report (survey, &problem);
+}
+
+/* An entry that names a cluster that is in use already. */
+static int
+clash (struct survey *survey, const struct walk_table *table, uint64_t index,
+       uint64_t entry)
+{
+  uint64_t cluster = entry >> survey->image->geometry.cluster_bits;
+  enum qed_problem_code code = QED_PROBLEM_CLUSTER_SHARED;
+  bool was;
+
+  if (bitmap_test (&survey->space->tables, cluster))
+    code = QED_PROBLEM_ENTRY_INTO_TABLE;
+  else if (!survey->quiet && bitmap_set (&survey->shared, cluster, &was) < 0)
+    return -ENOMEM;
+  report_l2 (survey, table, code, index, entry);
+  return 0;
+}
+
+/* n entries from 'index' on name clusters side by side, from 'entry' on. */
+static int
+enter_run (struct survey *survey, const struct walk_table *table,
+           uint64_t index, uint64_t entry, uint64_t n)
+{
+  unsigned bits = survey->image->geometry.cluster_bits;
+  struct space *space = survey->space;
+  uint64_t first = entry >> bits, done = 0, added;
+  int r = 0;
+
+  while (done < n && r == 0) {
+    r = space_enter_run (space, first + done, n - done, &added);
+    if (r == 0 && done + added < n) {
+      r = clash (survey, table, index + done + added,
+                 (first + done + added) << bits);
+      added++;
+    }
+    done += added;
+  }
+  return r;
+}
+
+struct run {
+  uint64_t index, entry, n;
+};
+
+/* A run of entries, each one cluster behind the one before.  With the space
+ * locked.
+ */
+static int
+l2_run (struct survey *survey, struct walk_table *table,
+        const struct run *run)
+{
+  const struct format_geometry *g = &survey->image->geometry;
+
+  survey->allocated += run->n;
+  if (table->last != 0 && table->last + g->cluster_size != run->entry)
+    survey->fragmented++;
+  table->last = run->entry + ((run->n - 1) << g->cluster_bits);
+  return enter_run (survey, table, run->index, run->entry, run->n);
+}
+
+static int
+l2_chunk (struct survey *survey, struct walk_table *table,
+          uint64_t first, const unsigned char *buf, size_t n)
+{
+  const struct format_geometry *g = &survey->image->geometry;
+  const uint64_t length = atomic_load (&survey->image->space.length_bytes);
+  enum format_entry class;
+  uint64_t entry;
+  struct run run;
+  size_t i = 0;
+  int r = 0;
+
+  while (i < n && r == 0) {
+    entry = format_get64 (buf + i * 8);
+    if (entry <= FORMAT_ENTRY_ZERO) {
+      i++;
+      continue;
+    }
+    run = (struct run) { first + i++, entry, 1 };
+    class = format_classify_l2 (g, entry, length);
+    if (class != FORMAT_ALLOCATED) {
+      report_l2 (survey, table, l2_problem (class), run.index, entry);
+      continue;
+    }
+    for (; i < n; i++, run.n++) {
+      entry += g->cluster_size;
+      if (format_get64 (buf + i * 8) != entry || entry >= length ||
+          entry == g->l1_offset)
+        break;
+    }
+    r = l2_run (survey, table, &run);
+  }
+  return r;
+}
+
+static int
+l2_entries (struct tablewalk *walk, struct walk_table *table, uint64_t first,
+            unsigned char *buf, size_t n)
+{
+  struct survey *survey = survey_of (walk);
+  unsigned bits = survey->image->geometry.entries_bits;
+  uint64_t cluster = (table->l1_index << bits) + first;
+  size_t i;
+  int r;
+
+  survey->tables_read += first == 0;
+  for (i = 0; survey->online && i < n; i += PAGE_ENTRIES)
+    take_from_memory (survey, METADATA_KEY_L2 ((cluster + i) / PAGE_ENTRIES),
+                      buf + i * 8);
+  pthread_mutex_lock (&survey->space->lock);
+  r = l2_chunk (survey, table, first, buf, n);
+  pthread_mutex_unlock (&survey->space->lock);
+  return r;
+}
+
+/* ---- The walk ---- */
+
+static int
+unreadable (struct tablewalk *walk, const struct walk_table *table,
+            uint64_t offset, int error)
+{
+  struct survey *survey = survey_of (walk);
+  const struct format_geometry *g = &survey->image->geometry;
+  struct qed_problem problem = {
+    .code = QED_PROBLEM_TABLE_UNREADABLE,
+    .where = offset,
+    .error = error,
+  };
+  uint64_t index;
+
+  if (table) {
+    index = (offset - table->offset) / 8;
+    set_guest_range (survey, &problem, table->l1_index, index, PAGE_ENTRIES);
+  }
+  else {
+    index = (offset - g->l1_offset) / 8;
+    set_guest_range (survey, &problem, index, 0,
+                     (uint64_t) PAGE_ENTRIES << g->entries_bits);
+  }
+  report (survey, &problem);
+  return 0;
+}
+
+static int
+may_go_on (struct tablewalk *walk)
+{
+  struct survey *survey = survey_of (walk);
+
+  return survey->may_go_on ? survey->may_go_on (survey) : 0;
+}
+
+int
+survey_init (struct survey *survey)
+{
+  struct qed_image *image = survey->image;
+
+  survey->whole = true;
+  bitmap_init (&survey->shared);
+  survey->walk = (struct tablewalk) {
+    .job = survey->job,
+    .loop = image_top (image)->loop,
+    .storage = image->storage,
+    .geometry = &image->geometry,
+    .width = survey->width,
+    .rate = survey->rate,
+    .l1_entries = l1_entries,
+    .l2_entries = l2_entries,
+    .unreadable = unreadable,
+    .may_go_on = may_go_on,
+  };
+  return tablewalk_init (&survey->walk);
+}
+
+void
+survey_destroy (struct survey *survey)
+{
+  tablewalk_destroy (&survey->walk);
+  bitmap_destroy (&survey->shared);
+  free (survey->tables.list);
+  free (survey->doubtful.list);
+}
+
+void
+survey_l1 (struct survey *survey)
+{
+  tablewalk_l1 (&survey->walk);
+}
+
+void
+survey_l2 (struct survey *survey)
+{
+  tablewalk_l2 (&survey->walk, survey->tables.list, survey->tables.count);
+}
+
+/* Their clusters are no leaks; what else is wrong with them follows from what
+ * was reported.
+ */
+void
+survey_doubtful (struct survey *survey)
+{
+  survey->quiet = true;
+  tablewalk_l2 (&survey->walk, survey->doubtful.list, survey->doubtful.count);
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* What the tables say: a walk over all of them that enters what is referenced
+ * into a space, and names what is wrong (check.h).
+ *
+ * L1 entries come first; then the tables that they name are sorted, and those
+ * that overlap are set apart; then the entries of the others; at last the
+ * valid entries of those set apart, whose clusters are in use all the same.
+ * The opening scan and every check are made of this.  Loop only.
+ */
+
+#ifndef QED_SURVEY_H
+#define QED_SURVEY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bitmap.h"
+#include "check.h"
+#include "image.h"
+#include "space.h"
+#include "tablewalk.h"
+
+struct survey_tables {
+  struct walk_table *list;
+  size_t count, capacity;
+};
+
+struct survey {
+  /* Filled in by the owner before survey_init. */
+  struct qed_image *image;
+  struct space *space;          /* where references are entered */
+  struct job *job;              /* whose I/O the walk is */
+  unsigned width;               /* reads in flight */
+  uint64_t rate;                /* as in struct tablewalk */
+  bool online;                  /* what memory holds goes before the disk */
+  /* With the space locked, for most of them. */
+  void (*found) (struct survey *survey, const struct qed_problem *problem);
+  int (*may_go_on) (struct survey *survey);     /* or NULL */
+
+  /* The results. */
+  bool whole;                   /* every table was read, and nothing was
+                                 * wrong */
+  uint64_t allocated, fragmented;       /* clusters */
+  uint64_t tables_read;
+  struct bitmap shared;         /* data clusters with more than one
+                                 * reference */
+
+  /* The survey's. */
+  struct tablewalk walk;
+  struct survey_tables tables, doubtful;
+  bool quiet;                   /* in the tables that were set apart */
+};
+
+int survey_init (struct survey *survey);
+void survey_destroy (struct survey *survey);
+
+/* The steps, in their order; the first, third and fourth begin I/O of the
+ * job, or have nothing to do.
+ */
+void survey_l1 (struct survey *survey);
+int survey_sort_tables (struct survey *survey);
+void survey_l2 (struct survey *survey);
+void survey_doubtful (struct survey *survey);
+
+/* The guest's address that an entry of a table describes. */
+uint64_t survey_guest (const struct survey *survey, uint64_t l1_index,
+                       uint64_t index);
+
+#endif /* QED_SURVEY_H */

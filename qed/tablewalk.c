@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "metadata.h"
+#include "tablewalk.h"
+
+/* Reads one table from start to end, chunk by chunk. */
+struct walker {
+  struct storage_io io;
+  struct tablewalk *walk;
+  struct walk_table *table;     /* NULL: L1 */
+  uint64_t start, end;          /* of the table, in the file */
+  uint64_t fine_until;          /* up to here page by page, since a chunk
+                                 * could not be read */
+  struct loop_timer pause;      /* for the rate */
+  unsigned char *buf;
+};
+
+static void next_table (struct walker *walker);
+
+/* ---- Chunks ---- */
+
+static void
+read_chunk (struct walker *walker, uint64_t offset)
+{
+  struct tablewalk *walk = walker->walk;
+
+  walker->io.op = STORAGE_READ_DATA;
+  walker->io.buf = walker->buf;
+  walker->io.count = offset < walker->fine_until
+    ? PAGE_BYTES : TABLEWALK_CHUNK_BYTES;
+  walker->io.offset = offset;
+  walker->io.limit = walker->end;
+  storage_submit (walk->loop, walk->storage, &walker->io);
+}
+
+static int
+give_entries (struct walker *walker)
+{
+  struct tablewalk *walk = walker->walk;
+  uint64_t first = (walker->io.offset - walker->start) / 8;
+  size_t n = walker->io.count / 8;
+
+  walk->bytes_read += walker->io.count;
+  return walker->table
+    ? walk->l2_entries (walk, walker->table, first, walker->buf, n)
+    : walk->l1_entries (walk, first, walker->buf, n);
+}
+
+/* A failed chunk is read again page by page; a failed page is told. */
+static int
+digest_error (struct walker *walker)
+{
+  struct storage_io *io = &walker->io;
+
+  if (io->count > PAGE_BYTES) {
+    walker->fine_until = io->offset + io->count;
+    io->count = 0;              /* from the same place on */
+    return 0;
+  }
+  return walker->walk->unreadable (walker->walk, walker->table, io->offset,
+                                   io->error);
+}
+
+/* Another walker's failure ends this one too. */
+static int
+digest_chunk (struct walker *walker)
+{
+  struct tablewalk *walk = walker->walk;
+  int r = walk->job->error < 0 ? -ECANCELED
+    : walk->may_go_on ? walk->may_go_on (walk) : 0;
+
+  if (r == 0 && walker->io.error < 0)
+    r = digest_error (walker);
+  else if (r == 0 && walker->io.count > 0)
+    r = give_entries (walker);
+  return r;
+}
+
+/* How long the next read has to wait. */
+static double
+pause_seconds (const struct tablewalk *walk)
+{
+  double due;
+
+  if (walk->rate == 0)
+    return 0;
+  due = walk->started + (double) walk->bytes_read / (double) walk->rate;
+  return due - loop_now ();
+}
+
+static void
+go_on (struct walker *walker)
+{
+  bool failed = walker->io.error < 0;
+
+  walker->io.error = 0;
+  if ((walker->io.count > 0 || failed) &&
+      walker->io.offset + walker->io.count < walker->end)
+    read_chunk (walker, walker->io.offset + walker->io.count);
+  else
+    next_table (walker);
+}
+
+static void
+pause_over (struct loop_timer *timer)
+{
+  go_on ((struct walker *) ((char *) timer -
+                            offsetof (struct walker, pause)));
+}
+
+static void
+chunk_done (struct storage_io *io)
+{
+  struct walker *walker = (struct walker *) io;
+  struct tablewalk *walk = walker->walk;
+  int r = digest_chunk (walker);
+  double seconds = r == 0 ? pause_seconds (walk) : 0;
+
+  if (r < 0)
+    job_io_end (walk->job, r);
+  else if (seconds > 0)
+    loop_timer_start (walk->loop, &walker->pause, seconds);
+  else
+    go_on (walker);
+}
+
+/* ---- Tables ---- */
+
+static void
+start_table (struct walker *walker, struct walk_table *table)
+{
+  const struct format_geometry *geometry = walker->walk->geometry;
+
+  walker->table = table;
+  walker->start = table ? table->offset : geometry->l1_offset;
+  walker->end = walker->start + geometry->table_bytes;
+  walker->fine_until = 0;
+  read_chunk (walker, walker->start);
+}
+
+static void
+next_table (struct walker *walker)
+{
+  struct tablewalk *walk = walker->walk;
+
+  if (walk->job->error == 0 && walk->next < walk->count)
+    start_table (walker, &walk->tables[walk->next++]);
+  else
+    job_io_end (walk->job, 0);
+}
+
+void
+tablewalk_l1 (struct tablewalk *walk)
+{
+  walk->count = walk->next = 0;
+  walk->started = loop_now ();
+  job_io_begin (walk->job);
+  start_table (&walk->walkers[0], NULL);
+}
+
+void
+tablewalk_l2 (struct tablewalk *walk, struct walk_table *tables, size_t count)
+{
+  unsigned i;
+
+  walk->tables = tables;
+  walk->count = count;
+  walk->next = 0;
+  for (i = 0; i < walk->width && walk->next < count; i++) {
+    job_io_begin (walk->job);
+    start_table (&walk->walkers[i], &tables[walk->next++]);
+  }
+}
+
+/* ---- Life ---- */
+
+int
+tablewalk_init (struct tablewalk *walk)
+{
+  struct walker *walker;
+  unsigned i;
+  int r = 0;
+
+  walk->walkers = calloc (walk->width, sizeof *walk->walkers);
+  for (i = 0; walk->walkers && i < walk->width && r == 0; i++) {
+    walker = &walk->walkers[i];
+    walker->walk = walk;
+    walker->io.done = chunk_done;
+    walker->buf = malloc (TABLEWALK_CHUNK_BYTES);
+    if (walker->buf == NULL)
+      r = -ENOMEM;
+    else
+      r = loop_timer_init (walk->loop, &walker->pause, pause_over);
+  }
+  if (walk->walkers == NULL)
+    r = -ENOMEM;
+  if (r < 0)
+    tablewalk_destroy (walk);
+  return r;
+}
+
+void
+tablewalk_destroy (struct tablewalk *walk)
+{
+  unsigned i;
+
+  for (i = 0; walk->walkers && i < walk->width; i++) {
+    loop_timer_destroy (walk->loop, &walk->walkers[i].pause);
+    free (walk->walkers[i].buf);
+  }
+  free (walk->walkers);
+  walk->walkers = NULL;
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Reading all tables of an image: L1 first, then the L2 tables, several at a
+ * time and in file order, their holes skipped.  What the entries mean is the
+ * owner's business (survey.h).
+ *
+ * It is I/O of the owner's job: a step starts it and returns JOB_WAIT.  Loop
+ * only, the callbacks too.
+ */
+
+#ifndef QED_TABLEWALK_H
+#define QED_TABLEWALK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "format.h"
+#include "job.h"
+#include "storage.h"
+
+#define TABLEWALK_CHUNK_BYTES (256u << 10)
+
+struct walk_table {
+  uint64_t offset;              /* in the file */
+  uint64_t l1_index;
+  uint64_t last;                /* the owner's; 0 to start with */
+};
+
+struct tablewalk {
+  /* Filled in by the owner before tablewalk_init. */
+  struct job *job;
+  struct loop *loop;
+  struct storage *storage;
+  const struct format_geometry *geometry;
+  unsigned width;               /* reads in flight */
+  uint64_t rate;                /* bytes a second; 0: as fast as it goes */
+
+  /* n entries were read, from entry 'first' on, of L1 or of a table.  A
+   * negative errno ends the walk.
+   */
+  int (*l1_entries) (struct tablewalk *walk, uint64_t first, unsigned char *buf,
+                     size_t n);
+  int (*l2_entries) (struct tablewalk *walk, struct walk_table *table,
+                     uint64_t first, unsigned char *buf, size_t n);
+  /* A page could not be read: 0 to go on behind it.  'table' is NULL for
+   * L1.
+   */
+  int (*unreadable) (struct tablewalk *walk, const struct walk_table *table,
+                     uint64_t offset, int error);
+  /* Asked before each read: a negative errno ends the walk. */
+  int (*may_go_on) (struct tablewalk *walk);
+
+  /* The walk's. */
+  struct walk_table *tables;
+  size_t count, next;           /* of the list; the next one to be read */
+  uint64_t bytes_read;
+  double started;
+  struct walker *walkers;
+};
+
+int tablewalk_init (struct tablewalk *walk);
+void tablewalk_destroy (struct tablewalk *walk);
+
+/* Begin to read L1, or the tables of a list, which stays the owner's. */
+void tablewalk_l1 (struct tablewalk *walk);
+void tablewalk_l2 (struct tablewalk *walk, struct walk_table *tables, size_t count);
+
+#endif /* QED_TABLEWALK_H */
