@@ -33,7 +33,7 @@ change_begin (struct qed_image *image, struct qed_request *request)
   int r = request_wait_scan (image, request, SCAN_DONE);
 
   if (r == 0)
-    r = -atomic_load (&image->refuse);
+    r = request_refused (image, request);
   if (r != 0)
     return r;
   if (metadata_pressed (&image->metadata))

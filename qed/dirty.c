@@ -264,7 +264,7 @@ dirty_make_clean (struct qed_image *image)
 {
   struct job *job = &image->job;
 
-  assert (image->state == STATE_DIRTY);
+  assert (image->state == STATE_DIRTY || image->options.examine);
   image->running = job;
   job->name = "make-clean";
   job->steps = make_clean_steps;

@@ -2,7 +2,7 @@
 
 /* Which job an image's loop runs next, and the requests that wait for one.
  *
- * One job at a time, by urgency: mark-dirty, write-back, the end, make-clean;
+ * One job at a time, by urgency: mark-dirty, write-back, make-clean, the end;
  * whoever came before a job started is answered by it, later ones by the next.
  */
 
@@ -179,9 +179,14 @@ may_end (const struct qed_image *image)
 static void
 start_scans (struct qed_image *image)
 {
-  for (; image; image = image_below (image))
-    if (atomic_load (&image->scan_state) == SCAN_NOT_STARTED)
+  for (; image; image = image_below (image)) {
+    if (atomic_load (&image->scan_state) != SCAN_NOT_STARTED)
+      continue;
+    if (image->options.examine)
+      atomic_store (&image->scan_state, SCAN_DONE);
+    else
       scan_start (image);
+  }
 }
 
 /* A failed image takes no job any more; whoever waits for one is told. */
@@ -192,6 +197,8 @@ dispatch_failed (struct qed_image *image)
   take_list (image, &image->want_mark);
   answer_served (image, -EIO);
   take_list (image, &image->want_flush);
+  answer_served (image, -EIO);
+  take_list (image, &image->want_make_clean);
   answer_served (image, -EIO);
   if (image_close_wanted (image) && may_end (image))
     end (image);
@@ -205,18 +212,25 @@ start_write_back (struct qed_image *image)
   flush_start (image, write_back_done);
 }
 
-/* The last write-back, once: what fails then stays dirty.  A clean image may
- * have been written in place since the last sync.
+/* A clean image may have been written in place since the last sync; one that
+ * is repaired may have to be cut.
  */
+static void
+make_clean_now (struct qed_image *image)
+{
+  if (image->state == STATE_DIRTY || image->options.examine)
+    dirty_make_clean (image);
+  else
+    start_write_back (image);
+}
+
+/* The last write-back, once: what fails then stays dirty. */
 static void
 dispatch_close (struct qed_image *image)
 {
   if (!image->closing && !image->read_only) {
     image->closing = true;
-    if (image->state == STATE_DIRTY)
-      dirty_make_clean (image);
-    else
-      start_write_back (image);
+    make_clean_now (image);
   }
   else if (may_end (image))
     end (image);
@@ -243,6 +257,8 @@ dispatch (struct loop_task *task)
   }
   else if (take_list (image, &image->want_flush) || image->want_write_back)
     start_write_back (image);
+  else if (take_list (image, &image->want_make_clean))
+    make_clean_now (image);
   else if (image_close_wanted (image))
     dispatch_close (image);
   else if (image->want_clean) {

@@ -83,6 +83,8 @@ image_damage (struct qed_image *image, const char *fmt, ...)
   char text[256];
   va_list args;
 
+  if (image->options.examine)
+    return;                     /* the check names it */
   if (may_report (image)) {
     va_start (args, fmt);
     vsnprintf (text, sizeof text, fmt, args);
@@ -183,6 +185,10 @@ check_features (struct qed_image *image)
 {
   if (!(image->header.features & QED_F_NEED_CHECK))
     return 0;
+  if (image->options.examine) {
+    image->state = STATE_DIRTY;
+    return 0;
+  }
   log_warning (&image->options.log, "%s: NEED_CHECK is set (features, offset "
                "0x%x): the image was not closed cleanly and is served "
                "read-only; repair it first (qemu-img check -r all)",

@@ -110,10 +110,11 @@ struct qed_image {
    */
   _Atomic bool sync_data_first;
 
-  pthread_mutex_t lock;         /* protects the three that follow */
+  pthread_mutex_t lock;         /* protects the four that follow */
   struct request_list want_mark;  /* they wait for NEED_CHECK */
   struct request_list want_flush; /* they wait for a write-back that starts
                                    * after they came */
+  struct request_list want_make_clean; /* they wait for NEED_CHECK to go */
   bool want_close;
 
   /* Loop only, from here on. */
@@ -267,6 +268,12 @@ int request_extent (struct qed_image *image, struct qed_request *request,
 int request_prefetch (struct qed_image *image, struct qed_request *request,
                       uint64_t at, uint64_t bytes, uint64_t *done);
 
+/* Whether changes are refused now: a negative errno.  Damage does not stop a
+ * repair.
+ */
+int request_refused (const struct qed_image *image,
+                     const struct qed_request *request);
+
 /* Wait until the scan has come so far.  Returns 0 or QED_WAIT. */
 int request_wait_scan (struct qed_image *image, struct qed_request *request,
                        enum scan_state state);
@@ -349,6 +356,22 @@ image_below (const struct qed_image *image)
 {
   return image->backing ? backing_image (image->backing) : NULL;
 }
+
+/* ---- amend.c ---- */
+
+/* A change of one entry, for repairs: the request's op is QED_OP_AMEND, its
+ * buffer this, its count 1, its offset 0.  -ESTALE: it wasn't 'old' any more.
+ */
+struct amendment {
+  uint64_t key;                 /* of the page in the cache */
+  uint64_t page;                /* where that lies in the file */
+  unsigned index;
+  uint64_t old, new;            /* as on disk */
+  uint64_t freed;               /* so many clusters from 'old' on are in use no
+                                 * longer */
+};
+
+int amend_some (struct qed_image *image, struct qed_request *request);
 
 /* Where a guest address lies in the tables. */
 static inline uint64_t

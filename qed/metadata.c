@@ -391,6 +391,31 @@ page_publish (struct metadata *md, struct page *page, unsigned index,
   mark_dirty (md, page);
 }
 
+int
+metadata_forget (struct metadata *md)
+{
+  struct page_set *set;
+  struct page *page;
+  unsigned way;
+  size_t i;
+
+  if (metadata_dirty (md, METADATA_L1) + metadata_dirty (md, METADATA_L2) > 0)
+    return -EBUSY;
+  for (i = 0; i < md->set_count; i++) {
+    set = &md->sets[i];
+    pthread_mutex_lock (set_lock (md, i));
+    for (way = 0; way < WAYS; way++) {
+      page = &set->pages[way];
+      if (page->state == PAGE_VALID) {
+        atomic_fetch_add_explicit (&page->seq, 1, memory_order_acq_rel);
+        drop_page (set, page);
+      }
+    }
+    pthread_mutex_unlock (set_lock (md, i));
+  }
+  return 0;
+}
+
 /* ---- Write-back ---- */
 
 int

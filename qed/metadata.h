@@ -56,6 +56,11 @@ enum metadata_kind { METADATA_L1, METADATA_L2 };
 #define METADATA_KEY_L1(page) ((UINT64_C (1) << 63) | (page))
 #define METADATA_KEY_L2(page) ((UINT64_C (1) << 62) | (page))
 
+/* Of an L2 page that no address of the guest leads to, for repairs: by its
+ * place in the file, in pages.
+ */
+#define METADATA_KEY_PLACE(page) ((UINT64_C (3) << 61) | (page))
+
 enum page_state { PAGE_EMPTY, PAGE_LOADING, PAGE_VALID };
 
 /* All but the atomics is protected by the lock of the set. */
@@ -133,6 +138,11 @@ uint64_t page_get (const struct page *page, unsigned index);
 void page_copy (const struct page *page, unsigned char *buf);
 void page_publish (struct metadata *md, struct page *page, unsigned index,
                    uint64_t entry);
+
+/* Drop every page, so that all is read anew; no one else may use them, and
+ * none may be dirty (-EBUSY).
+ */
+int metadata_forget (struct metadata *md);
 
 /* ---- Write-back (loop only) ---- */
 

@@ -91,6 +91,8 @@ struct qed_options {
                                  * there reads as a hole, and only requests
                                  * that need nothing of it are carried out
                                  * (no write, trim or zero) */
+  bool examine;                 /* for check.h: open what is damaged too, take
+                                 * nothing in it for granted, scan nothing */
   uint64_t grow_to;             /* if larger than the image, requests may
                                  * reach so far; its header stays as it is */
   enum qed_backing_mode backing;        /* which backing files are opened */
@@ -168,6 +170,9 @@ enum qed_op {
                                  * the backing file shows; parts are left */
   QED_OP_CACHE,                 /* read ahead what the range needs */
   QED_OP_EXTENTS,               /* call 'extent' for each piece of the range */
+  QED_OP_CLEAN,                 /* write everything back, cut the file, clear
+                                 * NEED_CHECK; no range */
+  QED_OP_AMEND,                 /* the engine's own: an entry is repaired */
 };
 
 #define QED_FUA 1u              /* durable, with its metadata, when done */
@@ -240,6 +245,10 @@ int qed_request_run (struct qed_image *image, struct qed_request *request);
 /* The same as a plain call, which waits as long as it takes. */
 int qed_request_sync (struct qed_image *image, enum qed_op op, void *buf,
                       uint64_t count, uint64_t offset, unsigned flags);
+
+/* What the range begins with, and how far that goes. */
+int qed_extent_sync (struct qed_image *image, uint64_t offset, uint64_t count,
+                     enum qed_extent *kind, uint64_t *bytes);
 
 /* Whether a request that waits does so for the image's write-back or header
  * update, which takes as long as the disk does: a server that ends lets it

@@ -52,6 +52,16 @@ request_wait_scan (struct qed_image *image, struct qed_request *request,
 }
 
 int
+request_refused (const struct qed_image *image,
+                 const struct qed_request *request)
+{
+  if (request->op == QED_OP_AMEND && !image->read_only &&
+      !atomic_load (&image->failed))
+    return 0;
+  return -atomic_load (&image->refuse);
+}
+
+int
 request_wait_job (struct qed_image *image, struct request_list *list,
                   struct qed_request *request)
 {
@@ -103,6 +113,7 @@ qed_request_withdraw (struct qed_image *image, struct qed_request *request)
   pthread_mutex_lock (&image->lock);
   unlist (&image->want_mark, request);
   unlist (&image->want_flush, request);
+  unlist (&image->want_make_clean, request);
   unlist (&image->served, request);
   request->phase = REQUEST_RUNS;
   pthread_mutex_unlock (&image->lock);
@@ -227,7 +238,7 @@ change_some (struct qed_image *image, struct qed_request *request)
   int r = request_wait_scan (image, request, SCAN_READING_L2);
 
   if (r == 0)
-    r = -atomic_load (&image->refuse);
+    r = request_refused (image, request);
   if (r != 0)
     return r;
   guard = guard_enter (&image->guards);
@@ -368,6 +379,8 @@ run_some (struct qed_image *image, struct qed_request *request)
     return extents_some (image, request);
   case QED_OP_CACHE:
     return cache_some (image, request);
+  case QED_OP_AMEND:
+    return amend_some (image, request);
   default:
     return change_some (image, request);
   }
@@ -378,13 +391,15 @@ static int
 finish (struct qed_image *image, struct qed_request *request, bool flushed)
 {
   bool durable = request->op == QED_OP_FLUSH ||
-    (is_change (request) && (request->flags & QED_FUA));
+    request->op == QED_OP_CLEAN || (is_change (request) && (request->flags & QED_FUA));
 
   if (!durable || flushed || image->read_only)
     return 0;
   if (atomic_load (&image->failed))
     return -EIO;
-  return request_wait_job (image, &image->want_flush, request);
+  return request_wait_job (image, request->op == QED_OP_CLEAN
+                           ? &image->want_make_clean : &image->want_flush,
+                           request);
 }
 
 /* Over a backing file a part of a cluster may have to be copied. */
@@ -399,6 +414,16 @@ is_slow_zero (const struct qed_image *image,
     ((request->offset & in) || ((end & in) && end != qed_size (image)));
 }
 
+static bool
+is_within (const struct qed_image *image, const struct qed_request *request)
+{
+  if (request->op == QED_OP_FLUSH || request->op == QED_OP_CLEAN)
+    return request->count == 0;
+  return request->op == QED_OP_AMEND ||
+    (request->count <= qed_size (image) &&
+     request->offset <= qed_size (image) - request->count);
+}
+
 static int
 run_request (struct qed_image *image, struct qed_request *request)
 {
@@ -408,9 +433,7 @@ run_request (struct qed_image *image, struct qed_request *request)
   if (r != 0)
     return r;
   wait_cancel (request);
-  if ((request->op == QED_OP_FLUSH && request->count > 0) ||
-      request->count > qed_size (image) ||
-      request->offset > qed_size (image) - request->count)
+  if (!is_within (image, request))
     return -EINVAL;
   if (request->done == request->count)
     return finish (image, request, served);

@@ -295,6 +295,7 @@ open_file (struct storage_file *file, const struct qed_options *options)
     return r;
   file->fd = r;
   file->block_device = facts.block_device;
+  file->storage.fixed = facts.block_device;
   file->storage.can_grow = !facts.block_device && !file->storage.read_only;
   return 0;
 }

@@ -72,6 +72,7 @@ struct storage {
   const struct storage_ops *ops;
   uint64_t device, inode;       /* which file it is, as in stat; 0: no file */
   bool read_only;
+  bool fixed;           /* a device: its length says nothing about use */
   bool can_grow;        /* resize works, and growth reads as zeros: clusters
                          * beyond the end are fresh */
 };

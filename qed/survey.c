@@ -36,10 +36,9 @@ survey_guest (const struct survey *survey, uint64_t l1_index, uint64_t index)
   return ((l1_index << g->entries_bits) + index) << g->cluster_bits;
 }
 
-/* What of the guest's disk the entries describe, as far as the image goes. */
-static void
-set_guest_range (const struct survey *survey, struct qed_problem *problem,
-                 uint64_t l1_index, uint64_t index, uint64_t entries)
+void
+survey_set_guest (const struct survey *survey, struct qed_problem *problem,
+                  uint64_t l1_index, uint64_t index, uint64_t entries)
 {
   const struct format_geometry *g = &survey->image->geometry;
   uint64_t clusters = ((g->image_size - 1) >> g->cluster_bits) + 1;
@@ -106,7 +105,7 @@ report_l1 (struct survey *survey, enum qed_problem_code code, uint64_t index,
     .other = other,
   };
 
-  set_guest_range (survey, &problem, index, 0, g->entries);
+  survey_set_guest (survey, &problem, index, 0, g->entries);
   report (survey, &problem);
 }
 
@@ -250,6 +249,7 @@ survey_sort_tables (struct survey *survey)
     last = &tables->list[kept++];
   }
   tables->count = kept;
+  atomic_store (&survey->tables_known, kept);
   return r;
 }
 
@@ -283,7 +283,7 @@ report_l2 (struct survey *survey, const struct walk_table *table,
     .other = code == QED_PROBLEM_CLUSTER_SHARED ? UINT64_MAX : 0,
   };
 
-  set_guest_range (survey, &problem, table->l1_index, index, 1);
+  survey_set_guest (survey, &problem, table->l1_index, index, 1);
   report (survey, &problem);
 }
 
@@ -300,7 +300,10 @@ clash (struct survey *survey, const struct walk_table *table, uint64_t index,
     code = QED_PROBLEM_ENTRY_INTO_TABLE;
   else if (!survey->quiet && bitmap_set (&survey->shared, cluster, &was) < 0)
     return -ENOMEM;
-  report_l2 (survey, table, code, index, entry);
+  if (code == QED_PROBLEM_CLUSTER_SHARED && survey->shared_entry)
+    survey->whole = false;
+  else
+    report_l2 (survey, table, code, index, entry);
   return 0;
 }
 
@@ -381,6 +384,28 @@ l2_chunk (struct survey *survey, struct walk_table *table,
   return r;
 }
 
+/* Only for those that are wanted. */
+static int
+name_chunk (struct survey *survey, const struct walk_table *table,
+            uint64_t first, const unsigned char *buf, size_t n)
+{
+  unsigned bits = survey->image->geometry.cluster_bits;
+  uint64_t entry;
+  size_t i;
+  int r = 0;
+
+  for (i = 0; i < n && r == 0; i++) {
+    entry = format_get64 (buf + i * 8);
+    if (entry > FORMAT_ENTRY_ZERO &&
+        (entry & (survey->image->geometry.cluster_size - 1)) == 0 &&
+        bitmap_test ((struct bitmap *) survey->wanted, entry >> bits))
+      r = survey->shared_entry (survey, table->offset + (first + i) * 8, entry,
+                                survey_guest (survey, table->l1_index,
+                                              first + i));
+  }
+  return r;
+}
+
 static int
 l2_entries (struct tablewalk *walk, struct walk_table *table, uint64_t first,
             unsigned char *buf, size_t n)
@@ -391,10 +416,11 @@ l2_entries (struct tablewalk *walk, struct walk_table *table, uint64_t first,
   size_t i;
   int r;
 
-  survey->tables_read += first == 0;
   for (i = 0; survey->online && i < n; i += PAGE_ENTRIES)
     take_from_memory (survey, METADATA_KEY_L2 ((cluster + i) / PAGE_ENTRIES),
                       buf + i * 8);
+  if (survey->wanted)
+    return name_chunk (survey, table, first, buf, n);
   pthread_mutex_lock (&survey->space->lock);
   r = l2_chunk (survey, table, first, buf, n);
   pthread_mutex_unlock (&survey->space->lock);
@@ -418,11 +444,11 @@ unreadable (struct tablewalk *walk, const struct walk_table *table,
 
   if (table) {
     index = (offset - table->offset) / 8;
-    set_guest_range (survey, &problem, table->l1_index, index, PAGE_ENTRIES);
+    survey_set_guest (survey, &problem, table->l1_index, index, PAGE_ENTRIES);
   }
   else {
     index = (offset - g->l1_offset) / 8;
-    set_guest_range (survey, &problem, index, 0,
+    survey_set_guest (survey, &problem, index, 0,
                      (uint64_t) PAGE_ENTRIES << g->entries_bits);
   }
   report (survey, &problem);
@@ -434,6 +460,7 @@ may_go_on (struct tablewalk *walk)
 {
   struct survey *survey = survey_of (walk);
 
+  atomic_store (&survey->tables_read, walk->next);
   return survey->may_go_on ? survey->may_go_on (survey) : 0;
 }
 
@@ -488,4 +515,13 @@ survey_doubtful (struct survey *survey)
 {
   survey->quiet = true;
   tablewalk_l2 (&survey->walk, survey->doubtful.list, survey->doubtful.count);
+}
+
+void
+survey_name (struct survey *survey, const struct bitmap *wanted)
+{
+  if (survey->shared_entry == NULL || wanted->count == 0)
+    return;
+  survey->wanted = wanted;
+  tablewalk_l2 (&survey->walk, survey->tables.list, survey->tables.count);
 }

@@ -34,6 +34,11 @@ struct survey {
   unsigned width;               /* reads in flight */
   uint64_t rate;                /* as in struct tablewalk */
   bool online;                  /* what memory holds goes before the disk */
+  /* NULL, or: each reference to a cluster of survey_name's set; shared ones
+   * are not reported when they're found, then.
+   */
+  int (*shared_entry) (struct survey *survey, uint64_t where, uint64_t entry,
+                       uint64_t guest);
   /* With the space locked, for most of them. */
   void (*found) (struct survey *survey, const struct qed_problem *problem);
   int (*may_go_on) (struct survey *survey);     /* or NULL */
@@ -42,29 +47,36 @@ struct survey {
   bool whole;                   /* every table was read, and nothing was
                                  * wrong */
   uint64_t allocated, fragmented;       /* clusters */
-  uint64_t tables_read;
   struct bitmap shared;         /* data clusters with more than one
                                  * reference */
+  _Atomic uint64_t tables_read, tables_known;   /* for the progress */
 
   /* The survey's. */
   struct tablewalk walk;
   struct survey_tables tables, doubtful;
   bool quiet;                   /* in the tables that were set apart */
+  const struct bitmap *wanted;  /* naming: who refers to these clusters */
 };
 
 int survey_init (struct survey *survey);
 void survey_destroy (struct survey *survey);
 
-/* The steps, in their order; the first, third and fourth begin I/O of the
- * job, or have nothing to do.
+/* The steps, in their order; all but the second begin I/O of the job, or have
+ * nothing to do.
  */
 void survey_l1 (struct survey *survey);
 int survey_sort_tables (struct survey *survey);
 void survey_l2 (struct survey *survey);
 void survey_doubtful (struct survey *survey);
+void survey_name (struct survey *survey, const struct bitmap *wanted);
 
 /* The guest's address that an entry of a table describes. */
 uint64_t survey_guest (const struct survey *survey, uint64_t l1_index,
                        uint64_t index);
+
+/* Fill in the guest's range of so many entries, as far as the image goes. */
+void survey_set_guest (const struct survey *survey,
+                       struct qed_problem *problem, uint64_t l1_index,
+                       uint64_t index, uint64_t entries);
 
 #endif /* QED_SURVEY_H */

@@ -312,6 +312,8 @@ op_to_text (enum qed_op op)
   case QED_OP_FORGET: return "forget";
   case QED_OP_CACHE: return "cache";
   case QED_OP_EXTENTS: return "block status";
+  case QED_OP_CLEAN: return "clean";
+  case QED_OP_AMEND: return "repair";
   }
   return "request";
 }

@@ -341,6 +341,7 @@ sim_storage_open (struct disk *disk, struct random *random)
     abort ();
   sim->storage.ops = &sim_ops;
   sim->storage.can_grow = disk_can_grow (disk);
+  sim->storage.fixed = !sim->storage.can_grow;
   sim->disk = disk;
   sim->random = random_fork (random);
   return &sim->storage;

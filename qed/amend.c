@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* A repair's change of one entry: from the value that was found to another,
+ * unless it has changed meanwhile.
+ *
+ *   enter the gate (O1) -> lock the page -> compare -> publish -> [free the
+ *   cluster that it named (O5)] -> leave the gate
+ *
+ * The content of what the new value names was written before; the write-back
+ * syncs that first (O3, O4).  Also where damage makes the image refuse other
+ * changes.  Runs in the request's thread.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+
+#include "image.h"
+#include "yield.h"
+
+/* An entry as the disk has it. */
+static uint64_t
+disk_value (const struct page *page, unsigned index)
+{
+  uint64_t entry = page_get (page, index);
+
+  return entry & ENTRY_DAMAGED ? page->raw[index] : entry & ~ENTRY_MARKS;
+}
+
+/* With the page locked. */
+static int
+publish (struct qed_image *image, struct page *page,
+         const struct amendment *amendment)
+{
+  uint64_t i;
+
+  if (disk_value (page, amendment->index) != amendment->old)
+    return -ESTALE;
+  if (amendment->new > FORMAT_ENTRY_ZERO)
+    atomic_store (&image->sync_data_first, true);
+  page_publish (&image->metadata, page, amendment->index, amendment->new);
+  for (i = 0; i < amendment->freed; i++)
+    space_freed (&image->space, (amendment->old >>
+                                 image->geometry.cluster_bits) + i);
+  atomic_store_explicit (&image->last_change, loop_now (),
+                         memory_order_relaxed);
+  return 0;
+}
+
+static int
+load (struct qed_image *image, struct qed_request *request,
+      const struct amendment *amendment)
+{
+  int r = metadata_load (&image->metadata, amendment->key, amendment->page,
+                         request);
+
+  if (r == -ENOBUFS)
+    return request_wait_job (image, &image->want_flush, request);
+  return r == 0 ? REQUEST_AGAIN : r;
+}
+
+/* With the gate held. */
+static int
+amend_in_gate (struct qed_image *image, struct qed_request *request)
+{
+  const struct amendment *amendment = request->buf;
+  struct page *page;
+  int r = space_promise (&image->space, amendment->freed);
+
+  if (r == -EBUSY)
+    return request_wait_job (image, &image->want_flush, request);
+  if (r != 0)
+    return r;
+  yield_point ("publish");
+  page = metadata_lock_page (&image->metadata, amendment->key);
+  if (page == NULL)
+    r = load (image, request, amendment);
+  else {
+    r = publish (image, page, amendment);
+    metadata_unlock_page (&image->metadata, page);
+  }
+  if (r != 0)
+    space_unpromise (&image->space, amendment->freed);
+  return r;
+}
+
+int
+amend_some (struct qed_image *image, struct qed_request *request)
+{
+  int r = change_begin (image, request);
+
+  if (r != 0)
+    return r;
+  r = amend_in_gate (image, request);
+  change_end (image);
+  if (r == 0)
+    request->done = request->count;
+  return r;
+}

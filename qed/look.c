@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "look.h"
+#include "survey.h"
+
+#define WALKERS 4u              /* reads in flight */
+
+/* So many problems are kept; the others are only counted, and a repair finds
+ * them in its next round.
+ */
+#define PROBLEMS_MAX ((size_t) 1 << 18)
+
+struct looking {
+  struct job job;
+  struct loop_task start;
+  struct look *look;
+  struct survey survey;
+  const struct bitmap *wanted;  /* only who refers to these */
+
+  pthread_mutex_t lock;         /* protects 'ended' */
+  pthread_cond_t cond;
+  bool ended;
+  _Atomic bool cancelled;
+};
+
+/* ---- Problems ---- */
+
+static bool
+grow_list (void **list, size_t count, size_t *capacity, size_t size)
+{
+  size_t n = *capacity ? *capacity * 2 : 64;
+  void *p;
+
+  if (count < *capacity)
+    return true;
+  if (count >= PROBLEMS_MAX || (p = realloc (*list, n * size)) == NULL)
+    return false;
+  *list = p;
+  *capacity = n;
+  return true;
+}
+
+static void
+add_problem (struct look *look, const struct qed_problem *problem)
+{
+  void *list = look->problems;
+
+  look->counts[problem->code]++;
+  if (!grow_list (&list, look->count, &look->capacity, sizeof *problem))
+    look->more = true;
+  else {
+    look->problems = list;
+    look->problems[look->count++] = *problem;
+  }
+}
+
+/* Where tables or L1 are not as they should be, what they named may be in use
+ * all the same.
+ */
+static bool
+hides_references (enum qed_problem_code code)
+{
+  return code >= QED_PROBLEM_L1_PAST_END &&
+    code <= QED_PROBLEM_TABLE_UNREADABLE;
+}
+
+static void
+found (struct survey *survey, const struct qed_problem *problem)
+{
+  struct looking *looking = (struct looking *)
+    ((char *) survey - offsetof (struct looking, survey));
+
+  if (hides_references (problem->code))
+    looking->look->leaks_known = false;
+  add_problem (looking->look, problem);
+}
+
+static int
+shared_entry (struct survey *survey, uint64_t where, uint64_t entry,
+              uint64_t guest)
+{
+  struct look *look = ((struct looking *) ((char *) survey - offsetof
+                                           (struct looking, survey)))->look;
+  void *list = look->references;
+
+  if (!grow_list (&list, look->reference_count, &look->reference_capacity,
+                  sizeof *look->references)) {
+    look->more = true;
+    return 0;
+  }
+  look->references = list;
+  look->references[look->reference_count++] =
+    (struct look_reference) { entry, guest, where };
+  return 0;
+}
+
+static int
+compare_references (const void *a, const void *b)
+{
+  const struct look_reference *s = a, *t = b;
+
+  if (s->entry != t->entry)
+    return s->entry < t->entry ? -1 : 1;
+  return s->guest < t->guest ? -1 : s->guest > t->guest;
+}
+
+/* The first of the guest's addresses keeps the cluster. */
+static void
+report_references (struct looking *looking)
+{
+  struct look *look = looking->look;
+  const struct format_geometry *g = &look->image->geometry;
+  const struct look_reference *first = look->references, *ref;
+  struct qed_problem problem;
+  size_t i;
+
+  if (look->reference_count > 0)
+    qsort (look->references, look->reference_count, sizeof *look->references,
+           compare_references);
+  for (i = 1; i < look->reference_count; i++) {
+    ref = &look->references[i];
+    if (ref->entry != first->entry) {
+      first = ref;
+      continue;
+    }
+    problem = (struct qed_problem) {
+      .code = QED_PROBLEM_CLUSTER_SHARED,
+      .where = ref->where,
+      .value = ref->entry,
+      .other = first->guest,
+    };
+    survey_set_guest (&looking->survey, &problem, 0,
+                      ref->guest >> g->cluster_bits, 1);
+    add_problem (look, &problem);
+  }
+}
+
+static int
+compare_problems (const void *a, const void *b)
+{
+  const struct qed_problem *p = a, *q = b;
+
+  return p->where < q->where ? -1 : p->where > q->where;
+}
+
+/* ---- The job (loop) ---- */
+
+static struct looking *
+looking_of (struct job *job)
+{
+  return (struct looking *) job;
+}
+
+static int walk_l1 (struct job *job);
+static int sort_tables (struct job *job);
+static int walk_l2 (struct job *job);
+static int walk_doubtful (struct job *job);
+static int name_shared (struct job *job);
+
+static const struct job_step look_steps[] = {
+  { "walk-l1",          walk_l1 },
+  { "sort-tables",      sort_tables },
+  { "walk-l2",          walk_l2 },
+  { "walk-doubtful",    walk_doubtful },
+  { "name-shared",      name_shared },
+  { NULL, NULL }
+};
+
+static int
+walk_l1 (struct job *job)
+{
+  survey_l1 (&looking_of (job)->survey);
+  return JOB_WAIT;
+}
+
+static int
+sort_tables (struct job *job)
+{
+  return survey_sort_tables (&looking_of (job)->survey);
+}
+
+static int
+walk_l2 (struct job *job)
+{
+  if (looking_of (job)->wanted)
+    return JOB_NEXT;
+  survey_l2 (&looking_of (job)->survey);
+  return JOB_WAIT;
+}
+
+static int
+walk_doubtful (struct job *job)
+{
+  if (looking_of (job)->wanted)
+    return JOB_NEXT;
+  survey_doubtful (&looking_of (job)->survey);
+  return JOB_WAIT;
+}
+
+static int
+name_shared (struct job *job)
+{
+  struct looking *looking = looking_of (job);
+
+  survey_name (&looking->survey,
+               looking->wanted ? looking->wanted : &looking->survey.shared);
+  return JOB_WAIT;
+}
+
+static void
+look_done (struct job *job)
+{
+  struct looking *looking = looking_of (job);
+
+  pthread_mutex_lock (&looking->lock);
+  looking->ended = true;
+  pthread_cond_signal (&looking->cond);
+  pthread_mutex_unlock (&looking->lock);
+}
+
+static void
+start (struct loop_task *task)
+{
+  struct looking *looking = (struct looking *)
+    ((char *) task - offsetof (struct looking, start));
+
+  job_start (&looking->job);
+}
+
+static int
+may_go_on (struct survey *survey)
+{
+  struct looking *looking = (struct looking *)
+    ((char *) survey - offsetof (struct looking, survey));
+
+  return atomic_load (&looking->cancelled) ? -ECANCELED : 0;
+}
+
+/* ---- The call ---- */
+
+/* What is referenced is entered anew. */
+static int
+reset_space (struct qed_image *image)
+{
+  struct storage *s = image->storage;
+  uint64_t length;
+  int r = s->ops->length (s, &length);
+
+  if (r < 0)
+    return r;
+  space_destroy (&image->space);
+  return space_init (&image->space, &image->geometry, s, length);
+}
+
+/* Ten times a second, tell how far it is.  With the lock held. */
+static void
+wait_slice (struct looking *looking)
+{
+  struct survey *survey = &looking->survey;
+  uint64_t known = atomic_load (&survey->tables_known);
+  struct timespec until;
+
+  if (looking->wanted == NULL &&
+      qed_progress_tell (&looking->look->options->progress,
+                         atomic_load (&survey->tables_read), known) < 0)
+    atomic_store (&looking->cancelled, true);
+  clock_gettime (CLOCK_REALTIME, &until);
+  until.tv_nsec += 100000000;
+  if (until.tv_nsec >= 1000000000) {
+    until.tv_nsec -= 1000000000;
+    until.tv_sec++;
+  }
+  pthread_cond_timedwait (&looking->cond, &looking->lock, &until);
+}
+
+static void
+run_job (struct looking *looking)
+{
+  loop_post (looking->look->image->loop, &looking->start);
+  pthread_mutex_lock (&looking->lock);
+  while (!looking->ended)
+    wait_slice (looking);
+  pthread_mutex_unlock (&looking->lock);
+}
+
+static void
+conclude (struct looking *looking)
+{
+  struct look *look = looking->look;
+  struct survey *survey = &looking->survey;
+
+  report_references (looking);
+  if (look->count > 0)
+    qsort (look->problems, look->count, sizeof *look->problems,
+           compare_problems);
+  look->sound = survey->whole;
+  look->allocated = survey->allocated;
+  look->fragmented = survey->fragmented;
+  look->tables = survey->tables.list;
+  look->table_count = survey->tables.count;
+  survey->tables.list = NULL;
+}
+
+static int
+run_looking (struct look *look, const struct bitmap *wanted)
+{
+  struct qed_image *image = look->image;
+  struct looking looking = {
+    .look = look,
+    .start.run = start,
+    .wanted = wanted,
+    .job = {
+      .name = "look", .steps = look_steps, .done = look_done,
+      .log = &image->options.log, .about = image->path,
+    },
+    .survey = {
+      .image = image, .space = &image->space, .job = &looking.job,
+      .width = WALKERS, .rate = look->options->rate, .found = found,
+      .shared_entry = shared_entry, .may_go_on = may_go_on,
+    },
+  };
+  int r = survey_init (&looking.survey);
+
+  if (r < 0)
+    return r;
+  look->reference_count = 0;
+  pthread_mutex_init (&looking.lock, NULL);
+  pthread_cond_init (&looking.cond, NULL);
+  run_job (&looking);
+  r = looking.job.error;
+  if (r == 0 && wanted == NULL)
+    conclude (&looking);
+  pthread_cond_destroy (&looking.cond);
+  pthread_mutex_destroy (&looking.lock);
+  survey_destroy (&looking.survey);
+  return r;
+}
+
+int
+look_run (struct look *look)
+{
+  int r = reset_space (look->image);
+
+  free (look->tables);
+  look->tables = NULL;
+  look->table_count = look->count = 0;
+  look->more = false;
+  look->leaks_known = true;
+  memset (look->counts, 0, sizeof look->counts);
+  return r < 0 ? r : run_looking (look, NULL);
+}
+
+int
+look_references (struct look *look, const struct bitmap *wanted)
+{
+  return run_looking (look, wanted);
+}
+
+void
+look_free (struct look *look)
+{
+  free (look->problems);
+  free (look->tables);
+  free (look->references);
+  look->problems = NULL;
+  look->tables = NULL;
+  look->references = NULL;
+}
+
+/* ---- Leaks ---- */
+
+/* Clusters from..to-1 hold data: those that no one refers to leak. */
+static void
+leaks_within (struct look *look, uint64_t from, uint64_t to,
+              void (*leak) (struct look *look,
+                            const struct qed_problem *problem))
+{
+  struct bitmap *used = &look->image->space.used;
+  unsigned bits = look->image->geometry.cluster_bits;
+  struct qed_problem problem = { .code = QED_PROBLEM_LEAK };
+  uint64_t end;
+
+  while ((from = bitmap_next_clear (used, from, to)) < to) {
+    end = bitmap_next_set (used, from, to);
+    look->counts[QED_PROBLEM_LEAK] += end - from;
+    problem.where = from << bits;
+    problem.bytes = (end - from) << bits;
+    if (leak)
+      leak (look, &problem);
+    from = end;
+  }
+}
+
+/* Behind its last cluster in use a file is too long, a device just has
+ * room.
+ */
+static uint64_t
+leak_limit (const struct look *look)
+{
+  const struct qed_image *image = look->image;
+  uint64_t size = image->geometry.cluster_size;
+  uint64_t length = atomic_load (&image->space.length_bytes);
+
+  return image->storage->fixed ? image->space.end
+    : length / size + (length % size > 0);
+}
+
+int
+look_leaks (struct look *look,
+            void (*leak) (struct look *look,
+                          const struct qed_problem *problem))
+{
+  struct qed_image *image = look->image;
+  struct storage *s = image->storage;
+  unsigned bits = image->geometry.cluster_bits;
+  uint64_t limit = leak_limit (look), next = image->space.base;
+  uint64_t start, end, before = look->counts[QED_PROBLEM_LEAK];
+  int r = 0;
+
+  if (!look->leaks_known)
+    return 0;
+  while (next < limit) {
+    r = s->ops->next_data (s, next << bits, &start, &end);
+    if (r < 0 || start >> bits >= limit || start == UINT64_MAX)
+      break;
+    end = end >> bits >= limit ? limit
+      : (end + image->geometry.cluster_size - 1) >> bits;
+    leaks_within (look, start >> bits > next ? start >> bits : next, end,
+                  leak);
+    next = end;
+    r = qed_progress_tell (&look->options->progress, next, limit);
+    if (r < 0)
+      break;
+  }
+  if (limit > image->space.base + image->space.used.count)
+    look->counts[QED_PROBLEM_FREE] += limit - image->space.base -
+      image->space.used.count -
+      (look->counts[QED_PROBLEM_LEAK] - before);
+  return r;
+}
+
+/* ---- Data ---- */
+
+#define PIECE_BYTES (UINT64_C (1) << 20)
+
+/* Cluster by cluster, where a bigger piece could not be read. */
+static void
+read_finely (struct look *look, unsigned char *buf, uint64_t at,
+             uint64_t bytes)
+{
+  struct qed_image *image = look->image;
+  uint64_t n, end = at + bytes, size = image->geometry.cluster_size;
+  struct qed_problem problem = { .code = QED_PROBLEM_DATA_UNREADABLE };
+
+  for (; at < end; at += n) {
+    n = size - at % size < end - at ? size - at % size : end - at;
+    if (n > PIECE_BYTES)
+      n = PIECE_BYTES;
+    problem.error = qed_request_sync (image, QED_OP_READ, buf, n, at, 0);
+    problem.where = UINT64_MAX;
+    problem.guest = at;
+    problem.guest_bytes = n;
+    if (problem.error < 0)
+      add_problem (look, &problem);
+  }
+}
+
+/* Keep to the rate. */
+static void
+pace (const struct look *look, double started, uint64_t bytes)
+{
+  double due;
+
+  if (look->options->rate == 0)
+    return;
+  due = started + (double) bytes / (double) look->options->rate - loop_now ();
+  if (due > 0)
+    nanosleep (&(struct timespec) { (time_t) due, (long)
+               ((due - (double) (time_t) due) * 1e9) }, NULL);
+}
+
+/* What the guest's range begins with; entries that are wrong were named
+ * already.
+ */
+static uint64_t
+next_piece (struct qed_image *image, uint64_t at, bool *data)
+{
+  uint64_t size = qed_size (image), cluster = image->geometry.cluster_size, n;
+  enum qed_extent kind;
+
+  *data = false;
+  if (qed_extent_sync (image, at, size - at, &kind, &n) < 0)
+    return cluster - at % cluster < size - at ? cluster - at % cluster
+      : size - at;
+  *data = kind == QED_EXTENT_DATA;
+  return *data && n > PIECE_BYTES ? PIECE_BYTES : n;
+}
+
+int
+look_data (struct look *look)
+{
+  struct qed_image *image = look->image;
+  uint64_t at, n, size = qed_size (image), bytes = 0;
+  unsigned char *buf = malloc (PIECE_BYTES);
+  double started = loop_now ();
+  int r = buf ? 0 : -ENOMEM;
+  bool data;
+
+  for (at = 0; at < size && r == 0; at += n) {
+    n = next_piece (image, at, &data);
+    if (data && qed_request_sync (image, QED_OP_READ, buf, n, at, 0) < 0)
+      read_finely (look, buf, at, n);
+    bytes += data ? n : 0;
+    pace (look, started, bytes);
+    r = qed_progress_tell (&look->options->progress, at, size);
+  }
+  free (buf);
+  return r;
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* One look at all tables of an image that no one else uses, as a plain call:
+ * what a check and each round of a repair begin with.
+ *
+ * The image was opened with options.examine and started.  Not on the loop.
+ */
+
+#ifndef QED_LOOK_H
+#define QED_LOOK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "check.h"
+#include "image.h"
+#include "tablewalk.h"
+
+/* A reference to a data cluster. */
+struct look_reference {
+  uint64_t entry;               /* what it says: a place in the file */
+  uint64_t guest, where;        /* the guest's address; the entry's place */
+};
+
+struct look {
+  /* Filled in by the caller. */
+  struct qed_image *image;
+  const struct qed_check_options *options;
+
+  /* What was seen: the problems but leaks, by their place in the file. */
+  struct qed_problem *problems;
+  size_t count, capacity;
+  bool more;                    /* than there is room for */
+  uint64_t counts[QED_PROBLEM_CODES];
+  bool sound;                   /* nothing at all was wrong */
+  bool leaks_known;             /* every L2 table was read, so that what is
+                                 * not entered is not in use */
+  uint64_t allocated, fragmented;
+  struct walk_table *tables;    /* those that are right, by their place;
+                                 * 'last' is 0 if nothing is allocated */
+  size_t table_count;
+
+  /* Of look_references. */
+  struct look_reference *references;
+  size_t reference_count, reference_capacity;
+};
+
+/* Read all tables.  image->space has what is referenced, afterwards. */
+int look_run (struct look *look);
+void look_free (struct look *look);
+
+/* Find who refers to the clusters of a set: the first of them, if there are
+ * too many for one call.
+ */
+int look_references (struct look *look, const struct bitmap *wanted);
+
+/* Find the leaks, by the last look: 'leak' (may be NULL) for each run of
+ * them.  Adds to the counts of leaked and free clusters.
+ */
+int look_leaks (struct look *look,
+                void (*leak) (struct look *look,
+                              const struct qed_problem *problem));
+
+/* Read all that is allocated; what can't be read goes into the problems. */
+int look_data (struct look *look);
+
+#endif /* QED_LOOK_H */

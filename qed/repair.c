@@ -1,0 +1,538 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repair.h"
+#include "undo.h"
+
+#define ROUNDS_MAX 32u
+#define PIECE_BYTES (UINT64_C (1) << 20)
+
+/* ---- What each step is made of ---- */
+
+int
+repair_open (const struct qed_options *options,
+             const struct qed_check_options *check, struct qed_image **image)
+{
+  struct storage *storage, *undo;
+  int r;
+
+  if (check->undo == NULL || check->dry_run ||
+      check->repair == QED_REPAIR_NONE)
+    return qed_open (options, image);
+  r = storage_file_open (options, &storage);
+  if (r < 0)
+    return r;
+  r = storage_undo_open (storage, check->undo, &options->log, &undo);
+  if (r < 0) {
+    storage->ops->close (storage);
+    return r;
+  }
+  return image_open_storage (options, undo, image);
+}
+
+void
+repair_tell (const struct look *look, const struct qed_problem *problem,
+             const char *action)
+{
+  if (look->options->fixed)
+    look->options->fixed (look->options->opaque, problem, action);
+}
+
+int
+repair_amend (struct qed_image *image, const struct amendment *amendment)
+{
+  struct amendment copy = *amendment;
+
+  return qed_request_sync (image, QED_OP_AMEND, &copy, 1, 0, 0);
+}
+
+int
+repair_reserve (struct qed_image *image, uint64_t n, struct space_run *run)
+{
+  struct storage *s = image->storage;
+  unsigned bits = image->geometry.cluster_bits;
+  struct qed_request unused;
+  int r;
+
+  qed_request_init (&unused, QED_OP_FLUSH, NULL, 0, 0, 0);
+  while ((r = space_reserve_table (&image->space, n, run)) == -EAGAIN) {
+    r = space_grow (&image->space, s, n, &unused);
+    if (r < 0)
+      return r;
+  }
+  if (r == 0 && run->used_before)
+    r = s->ops->zero (s, run->first << bits, run->n << bits);
+  return r;
+}
+
+/* The entry of L1 or of a table that a problem is about. */
+static struct amendment
+amendment_of (const struct qed_image *image, const struct qed_problem *problem,
+              uint64_t new)
+{
+  const struct format_geometry *g = &image->geometry;
+  struct amendment a = { .old = problem->value, .new = new };
+  uint64_t index;
+
+  if (problem->where >= g->l1_offset &&
+      problem->where < g->l1_offset + g->table_bytes) {
+    index = (problem->where - g->l1_offset) / 8;
+    a.key = METADATA_KEY_L1 (index / PAGE_ENTRIES);
+  }
+  else {
+    index = problem->where % PAGE_BYTES / 8;
+    a.key = problem->guest_bytes > 0
+      ? METADATA_KEY_L2 ((problem->guest >> g->cluster_bits) / PAGE_ENTRIES)
+      : METADATA_KEY_PLACE (problem->where / PAGE_BYTES);
+  }
+  a.index = index % PAGE_ENTRIES;
+  a.page = problem->where - a.index * 8;
+  return a;
+}
+
+int
+repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
+             uint64_t count)
+{
+  struct storage *s = image->storage;
+  uint64_t n, most = count < PIECE_BYTES ? count : PIECE_BYTES;
+  unsigned char *buf = malloc (most);
+  int r = buf ? 0 : -ENOMEM;
+
+  for (; count > 0 && r == 0; count -= n, from += n, to += n) {
+    n = count < most ? count : most;
+    r = s->ops->pread (s, buf, n, from);
+    if (r == 0)
+      r = s->ops->pwrite (s, buf, n, to);
+  }
+  free (buf);
+  return r;
+}
+
+/* Write back what was changed and wait for the freed clusters; what the tables
+ * are is then read anew.  NEED_CHECK stays.
+ */
+int
+repair_settle (struct look *look)
+{
+  int r;
+
+  atomic_store (&look->image->damaged, true);
+  r = qed_request_sync (look->image, QED_OP_CLEAN, NULL, 0, 0, 0);
+  if (r == 0)
+    r = metadata_forget (&look->image->metadata);
+  return r == 0 ? look_run (look) : r;
+}
+
+/* ---- 1. Tables that are none ---- */
+
+static bool
+is_wrong_code (enum qed_problem_code code)
+{
+  return (code >= QED_PROBLEM_L1_PAST_END &&
+          code <= QED_PROBLEM_L1_INTO_HEADER) ||
+    (code >= QED_PROBLEM_L2_PAST_END && code <= QED_PROBLEM_ENTRY_INTO_TABLE);
+}
+
+static const struct walk_table *
+find_table (const struct look *look, uint64_t offset)
+{
+  size_t low = 0, high = look->table_count, middle;
+
+  while (low < high) {
+    middle = low + (high - low) / 2;
+    if (look->tables[middle].offset <= offset)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low > 0 ? &look->tables[low - 1] : NULL;
+}
+
+/* Whether some entries of a table can't be right; a cluster within it that is
+ * in use proves nothing.
+ */
+static bool
+has_wrong_entries (const struct look *look, const struct walk_table *table)
+{
+  uint64_t end = table->offset + look->image->geometry.table_bytes;
+  size_t low = 0, high = look->count, middle;
+
+  while (low < high) {
+    middle = low + (high - low) / 2;
+    if (look->problems[middle].where < table->offset)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  for (; low < look->count && look->problems[low].where < end; low++)
+    if (is_wrong_code (look->problems[low].code))
+      return true;
+  return false;
+}
+
+/* A cluster of data is a table too: of the two, the table is the wrong one if
+ * it holds nothing, or what no table holds.
+ */
+static bool
+is_no_table (const struct look *look, const struct qed_problem *problem)
+{
+  const struct walk_table *table;
+
+  if (problem->code != QED_PROBLEM_ENTRY_INTO_TABLE)
+    return false;
+  table = find_table (look, problem->value);
+  return table && problem->value - table->offset <
+    look->image->geometry.table_bytes &&
+    (table->last == 0 || has_wrong_entries (look, table));
+}
+
+static int
+unlink_table (struct look *look, const struct qed_problem *problem,
+              struct qed_check_result *result)
+{
+  const struct format_geometry *g = &look->image->geometry;
+  const struct walk_table *table = find_table (look, problem->value);
+  struct qed_problem culprit = {
+    .code = QED_PROBLEM_TABLE_OVERLAP,
+    .where = g->l1_offset + table->l1_index * 8,
+    .value = table->offset,
+    .other = problem->guest,
+  };
+  struct amendment a = amendment_of (look->image, &culprit, 0);
+  int r = repair_amend (look->image, &a);
+
+  culprit.guest = table->l1_index << g->entries_bits << g->cluster_bits;
+  if (culprit.guest < g->image_size)
+    culprit.guest_bytes = g->image_size - culprit.guest;
+  if (culprit.guest_bytes >> g->cluster_bits > g->entries)
+    culprit.guest_bytes = g->entries << g->cluster_bits;
+  if (r == 0) {
+    result->lost_bytes += culprit.guest_bytes;
+    repair_tell (look, &culprit, "unlinked: it is data, not a table");
+  }
+  return r;
+}
+
+/* ---- 2. Entries that can't be right ---- */
+
+static bool
+is_wrong_entry (const struct look *look, const struct qed_problem *problem)
+{
+  (void) look;
+  return is_wrong_code (problem->code);
+}
+
+static int
+drop_entry (struct look *look, const struct qed_problem *problem,
+            struct qed_check_result *result)
+{
+  struct amendment a = amendment_of (look->image, problem, 0);
+  int r = repair_amend (look->image, &a);
+
+  if (r == 0) {
+    result->lost_bytes += problem->guest_bytes;
+    repair_tell (look, problem, "set to unallocated");
+  }
+  return r;
+}
+
+/* ---- 3. Tables that overlap ---- */
+
+static bool
+is_table_problem (const struct look *look, const struct qed_problem *problem)
+{
+  (void) look;
+  return problem->code >= QED_PROBLEM_TABLE_TRUNCATED &&
+    problem->code <= QED_PROBLEM_TABLE_SHARED;
+}
+
+/* Keep the entries that may be right; true if there is one. */
+static bool
+filter_entries (const struct qed_image *image, unsigned char *buf, size_t n)
+{
+  uint64_t length = atomic_load (&image->space.length_bytes), entry;
+  enum format_entry class;
+  bool any = false;
+  size_t i;
+
+  for (i = 0; i < n; i++) {
+    entry = format_get64 (buf + i * 8);
+    class = format_classify_l2 (&image->geometry, entry, length);
+    if (class == FORMAT_ALLOCATED &&
+        !bitmap_test ((struct bitmap *) &image->space.tables,
+                      entry >> image->geometry.cluster_bits))
+      any = true;
+    else if (class == FORMAT_ZERO)
+      any = true;
+    else
+      format_put64 (buf + i * 8, 0);
+  }
+  return any;
+}
+
+/* Copy what is valid of a table, up to the file's old end. */
+static int
+copy_table (struct qed_image *image, uint64_t from, uint64_t to,
+            uint64_t length, bool *any)
+{
+  struct storage *s = image->storage;
+  uint64_t bytes = image->geometry.table_bytes, done, n;
+  unsigned char *buf = malloc (PIECE_BYTES);
+  int r = buf ? 0 : -ENOMEM;
+
+  if (from + bytes > length)
+    bytes = (length - from) & ~UINT64_C (7);
+  *any = false;
+  for (done = 0; done < bytes && r == 0; done += n) {
+    n = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
+    r = s->ops->pread (s, buf, n, from + done);
+    if (r == 0 && filter_entries (image, buf, n / 8)) {
+      *any = true;
+      r = s->ops->pwrite (s, buf, n, to + done);
+    }
+  }
+  free (buf);
+  return r;
+}
+
+static int
+mend_table (struct look *look, const struct qed_problem *problem,
+            struct qed_check_result *result)
+{
+  struct qed_image *image = look->image;
+  const struct format_geometry *g = &image->geometry;
+  uint64_t length = atomic_load (&image->space.length_bytes);
+  struct space_run run;
+  struct amendment a;
+  bool any = false;
+  int r = repair_reserve (image, g->table_bytes >> g->cluster_bits, &run);
+
+  if (r == 0)
+    r = copy_table (image, problem->value, run.first << g->cluster_bits,
+                    length, &any);
+  if (r < 0)
+    return r;
+  a = amendment_of (image, problem, any ? run.first << g->cluster_bits : 0);
+  r = repair_amend (image, &a);
+  if (r == 0 && !any)
+    result->lost_bytes += problem->guest_bytes;
+  if (r == 0)
+    repair_tell (look, problem, any
+                 ? "what is valid was copied to a table of its own"
+                 : "unlinked: nothing in it is valid");
+  return r;
+}
+
+/* ---- 4. Shared clusters ---- */
+
+static int
+copy_cluster (struct look *look, const struct qed_problem *problem,
+              struct qed_check_result *result)
+{
+  struct qed_image *image = look->image;
+  const struct format_geometry *g = &image->geometry;
+  struct space_run run;
+  struct amendment a;
+  int r = repair_reserve (image, 1, &run);
+
+  (void) result;
+  if (r == 0)
+    r = repair_copy (image, problem->value, run.first << g->cluster_bits,
+                     g->cluster_size);
+  if (r < 0)
+    return r;
+  a = amendment_of (image, problem, run.first << g->cluster_bits);
+  r = repair_amend (image, &a);
+  if (r == 0)
+    repair_tell (look, problem, "copied to a cluster of its own");
+  return r;
+}
+
+static bool
+is_shared_cluster (const struct look *look, const struct qed_problem *problem)
+{
+  (void) look;
+  return problem->code == QED_PROBLEM_CLUSTER_SHARED;
+}
+
+/* ---- Rounds ---- */
+
+/* In the order of what depends on what. */
+static const struct mending {
+  bool (*concerns) (const struct look *look,
+                    const struct qed_problem *problem);
+  int (*mend) (struct look *look, const struct qed_problem *problem,
+               struct qed_check_result *result);
+  const char *would;
+} mendings[] = {
+  { is_no_table,        unlink_table,   "the table would be unlinked" },
+  { is_wrong_entry,     drop_entry,     "would be set to unallocated" },
+  { is_table_problem,   mend_table,     "what is valid would be copied to a "
+                                        "table of its own" },
+  { is_shared_cluster,  copy_cluster,   "would be copied to a cluster of its "
+                                        "own" },
+};
+#define MENDINGS (sizeof mendings / sizeof mendings[0])
+
+static const struct mending *
+choose_mending (const struct look *look)
+{
+  size_t m, i;
+
+  for (m = 0; m < MENDINGS; m++)
+    for (i = 0; i < look->count; i++)
+      if (mendings[m].concerns (look, &look->problems[i]))
+        return &mendings[m];
+  return NULL;
+}
+
+/* Mend all of one kind, then look again. */
+static int
+mend_all (struct look *look, const struct mending *mending,
+          struct qed_check_result *result)
+{
+  size_t i;
+  int r = 0;
+
+  for (i = 0; i < look->count && r == 0; i++) {
+    if (!mending->concerns (look, &look->problems[i]))
+      continue;
+    r = mending->mend (look, &look->problems[i], result);
+    if (r == -ESTALE)           /* mended along with another */
+      r = 0;
+    if (r == 0)
+      r = qed_progress_tell (&look->options->progress, i, look->count);
+  }
+  return r == 0 ? repair_settle (look) : r;
+}
+
+static int
+mend_corruptions (struct look *look, struct qed_check_result *result)
+{
+  const struct mending *mending;
+  unsigned round = 0;
+  int r = 0;
+
+  if (look->counts[QED_PROBLEM_TABLE_UNREADABLE] > 0) {
+    log_error (&look->image->options.log, "%s: some tables can't be read, so "
+               "nothing is repaired: copy the file to sound storage first",
+               look->image->path);
+    return -EIO;
+  }
+  while (r == 0 && (mending = choose_mending (look)) != NULL) {
+    if (round++ == ROUNDS_MAX) {
+      log_error (&look->image->options.log, "%s: after %u rounds of repair "
+                 "there still are problems", look->image->path, ROUNDS_MAX);
+      return -EIO;
+    }
+    r = mend_all (look, mending, result);
+  }
+  return r;
+}
+
+static void
+tell_what_would_be (const struct look *look, struct qed_check_result *result)
+{
+  size_t i, m;
+
+  for (i = 0; i < look->count; i++)
+    for (m = 0; m < MENDINGS; m++)
+      if (mendings[m].concerns (look, &look->problems[i])) {
+        repair_tell (look, &look->problems[i], mendings[m].would);
+        if (mendings[m].mend == drop_entry)
+          result->lost_bytes += look->problems[i].guest_bytes;
+        break;
+      }
+}
+
+/* ---- 5. Leaks ---- */
+
+/* Where damage stays, clusters can't be moved: what leaks becomes holes. */
+static void
+punch_leak (struct look *look, const struct qed_problem *problem)
+{
+  struct storage *s = look->image->storage;
+
+  if (s->ops->punch (s, problem->where, problem->bytes) == 0)
+    repair_tell (look, problem, "given back to the file system");
+}
+
+static int
+mend_leaks (struct look *look)
+{
+  return look->sound ? compact_run (look) : look_leaks (look, punch_leak);
+}
+
+/* ---- The whole ---- */
+
+/* A last cluster that the file cuts short is made whole: QEMU takes it for one
+ * beyond the end.
+ */
+static int
+complete_last_cluster (struct qed_image *image)
+{
+  struct storage *s = image->storage;
+  uint64_t end = image->space.end << image->geometry.cluster_bits;
+
+  if (!s->can_grow || atomic_load (&image->space.length_bytes) >= end)
+    return 0;
+  return s->ops->resize (s, end);
+}
+
+/* Write everything back, cut the file, and clear NEED_CHECK if nothing is
+ * wrong any more.
+ */
+static int
+finish (struct look *look)
+{
+  struct qed_image *image = look->image;
+  int r = complete_last_cluster (image);
+
+  if (r < 0)
+    return r;
+  atomic_store (&image->damaged, !look->sound);
+  if (look->sound)
+    space_complete (&image->space);
+  return qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0);
+}
+
+static int
+repair (struct look *look, struct qed_check_result *result)
+{
+  int r = 0;
+
+  if (look->options->repair == QED_REPAIR_ALL)
+    r = mend_corruptions (look, result);
+  if (r == 0)
+    r = mend_leaks (look);
+  return r == 0 ? finish (look) : r;
+}
+
+int
+repair_run (struct look *look, struct qed_check_result *result)
+{
+  int r;
+
+  if (look->options->dry_run) {
+    if (look->options->repair == QED_REPAIR_ALL)
+      tell_what_would_be (look, result);
+    return 0;
+  }
+  if (look->image->read_only) {
+    log_error (&look->image->options.log, "%s: cannot be written to: nothing "
+               "is repaired", look->image->path);
+    return -EROFS;
+  }
+  r = repair (look, result);
+  if (r == -ECANCELED)
+    log_warning (&look->image->options.log, "%s: the repair was stopped: run "
+                 "it again to finish it", look->image->path);
+  return r;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The repair of an image that no one else uses.  In rounds, each of which
+ * looks at all tables and then mends one kind of problem:
+ *
+ *   1. tables that lie in clusters of data, and are none, are unlinked
+ *   2. entries that can't be right lose their value
+ *   3. tables that overlap, are shared or cut get a copy of what is valid
+ *   4. each reference but one to a shared cluster gets a copy
+ *   5. leaks: the last clusters move into the gaps, the file is cut
+ *
+ * All of it under NEED_CHECK and in the order of the write-back, so that a
+ * crash leaves an image that another repair finishes.  Not on the loop.
+ */
+
+#ifndef QED_REPAIR_H
+#define QED_REPAIR_H
+
+#include "check.h"
+#include "look.h"
+
+/* Open the image for a check; for a repair with an undo file, that comes
+ * between.
+ */
+int repair_open (const struct qed_options *options,
+                 const struct qed_check_options *check,
+                 struct qed_image **image);
+
+/* Mend what the look found, or tell what would be done.  Afterwards the look
+ * is that of the last round.
+ */
+int repair_run (struct look *look, struct qed_check_result *result);
+
+/* Tell of an action. */
+void repair_tell (const struct look *look, const struct qed_problem *problem,
+                  const char *action);
+
+/* Change an entry in the order of the write-back. */
+int repair_amend (struct qed_image *image, const struct amendment *amendment);
+
+/* Make all that was changed durable, then look again. */
+int repair_settle (struct look *look);
+
+/* Copy bytes of the file, not overlapping. */
+int repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
+                 uint64_t count);
+
+/* n clusters side by side from the end of the file, which read as zeros. */
+int repair_reserve (struct qed_image *image, uint64_t n,
+                    struct space_run *run);
+
+/* ---- compact.c ---- */
+
+/* Close the gaps of an image in which nothing but leaks is wrong: the last
+ * clusters move into them.  The look is up to date
+ * afterwards.
+ */
+int compact_run (struct look *look);
+
+#endif /* QED_REPAIR_H */

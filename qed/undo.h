@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The undo file of a repair: what every write overwrites is saved first,
+ * durably.
+ *
+ * The file: a header of UNDO_HEADER bytes (magic, version, length of the image
+ * before), then records: offset, count, a check sum of both and of the data,
+ * all little-endian u64, and the data.  A torn record at the end means that
+ * the write that it was made for did not happen.  Putting back sets the length
+ * and goes from the last record to the first, so that each byte ends with its
+ * oldest value.
+ */
+
+#ifndef QED_UNDO_H
+#define QED_UNDO_H
+
+#include "storage.h"
+
+#define UNDO_HEADER 64u
+
+/* A storage before another, which becomes its own: every change of it is
+ * saved in a new file first.  Fails, and leaves 'below' alone, if the file
+ * exists.
+ */
+int storage_undo_open (struct storage *below, const char *path,
+                       const struct qed_log *log, struct storage **storage);
+
+#endif /* QED_UNDO_H */
