@@ -14,6 +14,7 @@
 #ifndef QED_CHECK_H
 #define QED_CHECK_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -95,14 +96,20 @@ enum qed_repair {
   QED_REPAIR_ALL,
 };
 
+/* Steering a check that runs, from any thread. */
+struct qed_check_control {
+  _Atomic bool pause;
+  _Atomic bool cancel;
+  _Atomic uint64_t rate;        /* bytes a second; 0: no limit */
+};
+
 struct qed_check_options {
   enum qed_repair repair;
   bool dry_run;                 /* tell what a repair would do */
   bool data;                    /* read every allocated cluster too */
   const char *undo;             /* NULL, or a file to be made that gets all
                                  * that a repair overwrites */
-  uint64_t rate;                /* bytes a second that are read at most; 0: no
-                                 * limit */
+  struct qed_check_control *control;    /* or NULL */
   struct qed_progress progress;
 
   /* Each problem of the first look, and each action of a repair ("fixed":
@@ -143,6 +150,16 @@ int qed_check_exit_code (int r, const struct qed_check_result *result);
 int qed_check (const struct qed_options *options,
                const struct qed_check_options *check,
                struct qed_check_result *result);
+
+/* Check an image that is open and started, while requests go on, and repair
+ * it if asked to (no undo file, no dry run; leaks become free space that is
+ * used next).  What is found is looked up again before it is told, so that
+ * what changes meanwhile is no problem.  Waits; not on the loop; a request
+ * thread of its own.  -EBUSY if a check of this image runs already.
+ */
+int qed_check_online (struct qed_image *image,
+                      const struct qed_check_options *check,
+                      struct qed_check_result *result);
 
 /* Put back what a repair overwrote. */
 int qed_undo (const char *undo, const struct qed_options *options,

@@ -322,7 +322,7 @@ run_looking (struct look *look, const struct bitmap *wanted)
     },
     .survey = {
       .image = image, .space = &image->space, .job = &looking.job,
-      .width = WALKERS, .rate = look->options->rate, .found = found,
+      .width = WALKERS, .control = look->options->control, .found = found,
       .shared_entry = shared_entry, .may_go_on = may_go_on,
     },
   };
@@ -450,6 +450,15 @@ look_leaks (struct look *look,
 
 #define PIECE_BYTES (UINT64_C (1) << 20)
 
+static void
+sleep_seconds (double seconds)
+{
+  struct timespec t = { .tv_sec = (time_t) seconds };
+
+  t.tv_nsec = (long) ((seconds - (double) t.tv_sec) * 1e9);
+  nanosleep (&t, NULL);
+}
+
 /* Cluster by cluster, where a bigger piece could not be read. */
 static void
 read_finely (struct look *look, unsigned char *buf, uint64_t at,
@@ -472,18 +481,26 @@ read_finely (struct look *look, unsigned char *buf, uint64_t at,
   }
 }
 
-/* Keep to the rate. */
-static void
-pace (const struct look *look, double started, uint64_t bytes)
+/* Keep to the rate, and wait while the check is paused. */
+static int
+pace (const struct look *look, uint64_t bytes)
 {
-  double due;
+  const struct qed_check_control *control = look->options->control;
+  uint64_t rate;
 
-  if (look->options->rate == 0)
-    return;
-  due = started + (double) bytes / (double) look->options->rate - loop_now ();
-  if (due > 0)
-    nanosleep (&(struct timespec) { (time_t) due, (long)
-               ((due - (double) (time_t) due) * 1e9) }, NULL);
+  if (control == NULL)
+    return 0;
+  do {
+    if (atomic_load (&control->cancel))
+      return -ECANCELED;
+    rate = atomic_load (&control->rate);
+    if (rate > 0 && bytes > 0)
+      sleep_seconds ((double) bytes / (double) rate);
+    else if (atomic_load (&control->pause))
+      sleep_seconds (.1);
+    bytes = 0;
+  } while (atomic_load (&control->pause));
+  return 0;
 }
 
 /* What the guest's range begins with; entries that are wrong were named
@@ -507,9 +524,8 @@ int
 look_data (struct look *look)
 {
   struct qed_image *image = look->image;
-  uint64_t at, n, size = qed_size (image), bytes = 0;
+  uint64_t at, n, size = qed_size (image);
   unsigned char *buf = malloc (PIECE_BYTES);
-  double started = loop_now ();
   int r = buf ? 0 : -ENOMEM;
   bool data;
 
@@ -517,9 +533,9 @@ look_data (struct look *look)
     n = next_piece (image, at, &data);
     if (data && qed_request_sync (image, QED_OP_READ, buf, n, at, 0) < 0)
       read_finely (look, buf, at, n);
-    bytes += data ? n : 0;
-    pace (look, started, bytes);
-    r = qed_progress_tell (&look->options->progress, at, size);
+    r = pace (look, data ? n : 0);
+    if (r == 0)
+      r = qed_progress_tell (&look->options->progress, at, size);
   }
   free (buf);
   return r;

@@ -477,7 +477,7 @@ survey_init (struct survey *survey)
     .storage = image->storage,
     .geometry = &image->geometry,
     .width = survey->width,
-    .rate = survey->rate,
+    .control = survey->control,
     .l1_entries = l1_entries,
     .l2_entries = l2_entries,
     .unreadable = unreadable,

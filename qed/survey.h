@@ -32,7 +32,7 @@ struct survey {
   struct space *space;          /* where references are entered */
   struct job *job;              /* whose I/O the walk is */
   unsigned width;               /* reads in flight */
-  uint64_t rate;                /* as in struct tablewalk */
+  const struct qed_check_control *control;      /* or NULL */
   bool online;                  /* what memory holds goes before the disk */
   /* NULL, or: each reference to a cluster of survey_name's set; shared ones
    * are not reported when they're found, then.

@@ -45,7 +45,6 @@ give_entries (struct walker *walker)
   uint64_t first = (walker->io.offset - walker->start) / 8;
   size_t n = walker->io.count / 8;
 
-  walk->bytes_read += walker->io.count;
   return walker->table
     ? walk->l2_entries (walk, walker->table, first, walker->buf, n)
     : walk->l1_entries (walk, first, walker->buf, n);
@@ -66,12 +65,18 @@ digest_error (struct walker *walker)
                                    io->error);
 }
 
+static bool
+is_cancelled (const struct tablewalk *walk)
+{
+  return walk->control && atomic_load (&walk->control->cancel);
+}
+
 /* Another walker's failure ends this one too. */
 static int
 digest_chunk (struct walker *walker)
 {
   struct tablewalk *walk = walker->walk;
-  int r = walk->job->error < 0 ? -ECANCELED
+  int r = walk->job->error < 0 || is_cancelled (walk) ? -ECANCELED
     : walk->may_go_on ? walk->may_go_on (walk) : 0;
 
   if (r == 0 && walker->io.error < 0)
@@ -81,16 +86,26 @@ digest_chunk (struct walker *walker)
   return r;
 }
 
-/* How long the next read has to wait. */
+/* How long the next read has to wait after one of so many bytes: what was read
+ * lately makes it late, what was not read in the past does not make it early.
+ */
 static double
-pause_seconds (const struct tablewalk *walk)
+pause_seconds (struct tablewalk *walk, size_t bytes)
 {
-  double due;
+  double now = loop_now ();
+  uint64_t rate;
 
-  if (walk->rate == 0)
+  if (walk->control == NULL)
     return 0;
-  due = walk->started + (double) walk->bytes_read / (double) walk->rate;
-  return due - loop_now ();
+  if (atomic_load (&walk->control->pause))
+    return .1;
+  rate = atomic_load (&walk->control->rate);
+  if (rate == 0)
+    return 0;
+  if (walk->due < now)
+    walk->due = now;
+  walk->due += (double) bytes / (double) rate;
+  return walk->due - now;
 }
 
 static void
@@ -109,8 +124,16 @@ go_on (struct walker *walker)
 static void
 pause_over (struct loop_timer *timer)
 {
-  go_on ((struct walker *) ((char *) timer -
-                            offsetof (struct walker, pause)));
+  struct walker *walker = (struct walker *)
+    ((char *) timer - offsetof (struct walker, pause));
+  double seconds = pause_seconds (walker->walk, 0);
+
+  if (is_cancelled (walker->walk))
+    job_io_end (walker->walk->job, -ECANCELED);
+  else if (atomic_load (&walker->walk->control->pause))
+    loop_timer_start (walker->walk->loop, timer, seconds);
+  else
+    go_on (walker);
 }
 
 static void
@@ -119,7 +142,7 @@ chunk_done (struct storage_io *io)
   struct walker *walker = (struct walker *) io;
   struct tablewalk *walk = walker->walk;
   int r = digest_chunk (walker);
-  double seconds = r == 0 ? pause_seconds (walk) : 0;
+  double seconds = r == 0 ? pause_seconds (walk, io->count) : 0;
 
   if (r < 0)
     job_io_end (walk->job, r);
@@ -158,7 +181,6 @@ void
 tablewalk_l1 (struct tablewalk *walk)
 {
   walk->count = walk->next = 0;
-  walk->started = loop_now ();
   job_io_begin (walk->job);
   start_table (&walk->walkers[0], NULL);
 }

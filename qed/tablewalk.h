@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "check.h"
 #include "format.h"
 #include "job.h"
 #include "storage.h"
@@ -33,7 +34,8 @@ struct tablewalk {
   struct storage *storage;
   const struct format_geometry *geometry;
   unsigned width;               /* reads in flight */
-  uint64_t rate;                /* bytes a second; 0: as fast as it goes */
+  const struct qed_check_control *control;      /* pause, cancel, rate; or
+                                                 * NULL */
 
   /* n entries were read, from entry 'first' on, of L1 or of a table.  A
    * negative errno ends the walk.
@@ -53,8 +55,7 @@ struct tablewalk {
   /* The walk's. */
   struct walk_table *tables;
   size_t count, next;           /* of the list; the next one to be read */
-  uint64_t bytes_read;
-  double started;
+  double due;                   /* when the next read may begin */
   struct walker *walkers;
 };
 
