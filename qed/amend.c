@@ -15,6 +15,7 @@
 
 #include <errno.h>
 
+#include "check.h"
 #include "image.h"
 #include "yield.h"
 
@@ -47,34 +48,23 @@ publish (struct qed_image *image, struct page *page,
   return 0;
 }
 
-static int
-load (struct qed_image *image, struct qed_request *request,
-      const struct amendment *amendment)
-{
-  int r = metadata_load (&image->metadata, amendment->key, amendment->page,
-                         request);
-
-  if (r == -ENOBUFS)
-    return request_wait_job (image, &image->want_flush, request);
-  return r == 0 ? REQUEST_AGAIN : r;
-}
-
-/* With the gate held. */
-static int
-amend_in_gate (struct qed_image *image, struct qed_request *request)
+int
+amend_try (struct qed_image *image, struct qed_request *request)
 {
   const struct amendment *amendment = request->buf;
   struct page *page;
   int r = space_promise (&image->space, amendment->freed);
 
-  if (r == -EBUSY)
-    return request_wait_job (image, &image->want_flush, request);
   if (r != 0)
     return r;
   yield_point ("publish");
   page = metadata_lock_page (&image->metadata, amendment->key);
-  if (page == NULL)
-    r = load (image, request, amendment);
+  if (page == NULL) {
+    r = metadata_load (&image->metadata, amendment->key, amendment->page,
+                       request);
+    if (r == 0)
+      r = REQUEST_AGAIN;
+  }
   else {
     r = publish (image, page, amendment);
     metadata_unlock_page (&image->metadata, page);
@@ -91,9 +81,38 @@ amend_some (struct qed_image *image, struct qed_request *request)
 
   if (r != 0)
     return r;
-  r = amend_in_gate (image, request);
+  r = amend_try (image, request);
   change_end (image);
+  if (r == -EBUSY || r == -ENOBUFS)
+    return request_wait_job (image, &image->want_flush, request);
   if (r == 0)
     request->done = request->count;
   return r;
+}
+
+void
+amend_no_wake (struct qed_request *request)
+{
+  (void) request;
+}
+
+struct amendment
+amend_problem (const struct qed_image *image,
+               const struct qed_problem *problem, uint64_t new)
+{
+  const struct format_geometry *g = &image->geometry;
+  struct amendment a = { .old = problem->value, .new = new };
+  uint64_t index = (problem->where - g->l1_offset) / 8;
+
+  if (problem->where >= g->l1_offset && index < g->entries)
+    a.key = METADATA_KEY_L1 (index / PAGE_ENTRIES);
+  else {
+    index = problem->where % PAGE_BYTES / 8;
+    a.key = problem->guest_bytes > 0
+      ? METADATA_KEY_L2 ((problem->guest >> g->cluster_bits) / PAGE_ENTRIES)
+      : METADATA_KEY_PLACE (problem->where / PAGE_BYTES);
+  }
+  a.index = index % PAGE_ENTRIES;
+  a.page = problem->where - a.index * 8;
+  return a;
 }

@@ -2,7 +2,7 @@
 
 /* Which job an image's loop runs next, and the requests that wait for one.
  *
- * One job at a time, by urgency: mark-dirty, write-back, make-clean, the end;
+ * One job at a time, by urgency: the repair at open, mark-dirty, write-back, make-clean, the end;
  * whoever came before a job started is answered by it, later ones by the next.
  */
 
@@ -194,6 +194,8 @@ static void
 dispatch_failed (struct qed_image *image)
 {
   image->close_error = -EIO;
+  if (image->want_recover)
+    recover_end (image);
   take_list (image, &image->want_mark);
   answer_served (image, -EIO);
   take_list (image, &image->want_flush);
@@ -249,7 +251,9 @@ dispatch (struct loop_task *task)
     dispatch_failed (image);
     return;
   }
-  if (take_list (image, &image->want_mark)) {
+  if (image->want_recover)
+    recover_start (image);
+  else if (take_list (image, &image->want_mark)) {
     if (gate_is_open (&image->gate))
       image_job_done (image, NULL, 0);
     else

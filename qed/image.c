@@ -50,6 +50,12 @@ qed_writable (const struct qed_image *image)
   return atomic_load (&image->refuse) == 0;
 }
 
+bool
+qed_scanned (const struct qed_image *image)
+{
+  return atomic_load (&((struct qed_image *) image)->scan_state) == SCAN_DONE;
+}
+
 /* ---- Refusing, failing, reporting ---- */
 
 void
@@ -93,7 +99,7 @@ image_damage (struct qed_image *image, const char *fmt, ...)
   }
   if (!atomic_exchange (&image->damaged, true) && !image->read_only)
     log_error (&image->options.log, "%s: no more writes are accepted: stop "
-               "the server and check the image (qemu-img check)",
+               "the server and check the image (qedctl check)",
                image->path);
   image_refuse (image, EROFS);
 }
@@ -180,6 +186,21 @@ make_read_only (struct qed_image *image)
   return r;
 }
 
+/* It will be checked when it is started, and repaired. */
+static int
+plan_recovery (struct qed_image *image)
+{
+  image->recover = recover_new (image);
+  if (image->recover == NULL)
+    return -ENOMEM;
+  image->state = STATE_DIRTY;
+  atomic_init (&image->recovering, true);
+  log_warning (&image->options.log, "%s: NEED_CHECK is set (features, offset "
+               "0x%x): the image was not closed cleanly: it is checked before "
+               "it is served", image->path, FORMAT_AT_FEATURES);
+  return 0;
+}
+
 static int
 check_features (struct qed_image *image)
 {
@@ -189,9 +210,11 @@ check_features (struct qed_image *image)
     image->state = STATE_DIRTY;
     return 0;
   }
+  if (image->options.check != QED_CHECK_NEVER && !image->storage->read_only)
+    return plan_recovery (image);
   log_warning (&image->options.log, "%s: NEED_CHECK is set (features, offset "
                "0x%x): the image was not closed cleanly and is served "
-               "read-only; repair it first (qemu-img check -r all)",
+               "read-only; repair it first (qedctl check --repair)",
                image->path, FORMAT_AT_FEATURES);
   return make_read_only (image);
 }
@@ -342,6 +365,7 @@ image_open_backing (const struct qed_options *options,
     log_error (&options->log, "%s: out of memory", options->path);
   if (image) {
     backing_close (image->backing);
+    recover_free (image->recover);
     free (image->backing_directory);
     free (image->path);
   }
@@ -435,6 +459,7 @@ qed_close (struct qed_image *image)
     r = image->close_error;
   }
   backing_close (image->backing);
+  recover_free (image->recover);
   flush_destroy (image);
   space_destroy (&image->space);
   metadata_destroy (&image->metadata);

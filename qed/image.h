@@ -65,6 +65,7 @@ struct request_list {
 };
 
 struct scan;            /* scan.c */
+struct recover;         /* recover.c */
 struct reclaim;         /* reclaim.c */
 
 struct qed_image {
@@ -89,6 +90,7 @@ struct qed_image {
   _Atomic int refuse;           /* see above; only ever set by image_refuse */
   _Atomic bool failed;          /* a sync failed (O8) */
   _Atomic bool damaged;         /* damage was found */
+  _Atomic bool recovering;      /* the repair at open has not ended */
   _Atomic unsigned reports;     /* lines about failed requests so far */
 
   struct guards guards;
@@ -126,6 +128,8 @@ struct qed_image {
   struct loop_timer write_back_timer, clean_timer;
 
   struct reclaim *reclaim;
+  struct recover *recover;      /* while a repair at open may come, or runs */
+  bool want_recover;            /* the scan has ended for it */
 
   struct job job;               /* mark-dirty, make-clean, scan, close */
   struct job write_back;        /* alone, or as a step of make-clean */
@@ -372,6 +376,41 @@ struct amendment {
 };
 
 int amend_some (struct qed_image *image, struct qed_request *request);
+
+/* The same where no one else changes entries: without the gate.  -EBUSY,
+ * -ENOBUFS: a write-back has to come first.
+ */
+int amend_try (struct qed_image *image, struct qed_request *request);
+
+/* For requests that nobody waits for. */
+void amend_no_wake (struct qed_request *request);
+
+/* The entry, of L1 or of a table, that a problem is about. */
+struct qed_problem;
+struct amendment amend_problem (const struct qed_image *image,
+                                const struct qed_problem *problem,
+                                uint64_t new);
+
+/* ---- recover.c ---- */
+
+/* Loop only, but for recover_new and recover_free. */
+struct recover *recover_new (struct qed_image *image);
+void recover_free (struct recover *recover);
+
+/* The scan found a problem; it ended: true if the repair at open is to run,
+ * else what was found has been named as damage.
+ */
+void recover_found (struct recover *recover,
+                    const struct qed_problem *problem);
+bool recover_weigh (struct recover *recover);
+
+/* Drop what has to be dropped, as the loop's job; the scan is done when it
+ * ends.
+ */
+void recover_start (struct qed_image *image);
+
+/* The end of it, or it never comes to it. */
+void recover_end (struct qed_image *image);
 
 /* Where a guest address lies in the tables. */
 static inline uint64_t

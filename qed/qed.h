@@ -59,12 +59,13 @@ int qed_progress_tell (const struct qed_progress *progress, uint64_t done,
 
 /* ---- Opening and closing ----------------------------------------------- */
 
-/* There is no repair yet: with each of them a dirty image is served
- * read-only.
+/* A writable open reads all tables in any case, and takes no changes if
+ * something is wrong.
  */
 enum qed_check_mode {
-  QED_CHECK_AUTO,       /* repair when NEED_CHECK is set */
-  QED_CHECK_ALWAYS,     /* check at every open */
+  QED_CHECK_AUTO,       /* repair what is certain when NEED_CHECK is set */
+  QED_CHECK_ALWAYS,     /* the same; and read all tables of a read-only image
+                         * too, to name what is wrong */
   QED_CHECK_NEVER,      /* a dirty image is served read-only */
 };
 
@@ -156,6 +157,11 @@ uint32_t qed_cluster_size (const struct qed_image *image);
  */
 bool qed_writable (const struct qed_image *image);
 
+/* Whether the opening scan, and a repair at open, have ended: from then on all
+ * damage in the tables is known.
+ */
+bool qed_scanned (const struct qed_image *image);
+
 /* ---- Requests ---------------------------------------------------------- */
 
 enum qed_op {
@@ -170,6 +176,8 @@ enum qed_op {
                                  * the backing file shows; parts are left */
   QED_OP_CACHE,                 /* read ahead what the range needs */
   QED_OP_EXTENTS,               /* call 'extent' for each piece of the range */
+  QED_OP_READY,                 /* wait for the end of a repair at open; no
+                                 * range */
   QED_OP_CLEAN,                 /* write everything back, cut the file, clear
                                  * NEED_CHECK; no range */
   QED_OP_AMEND,                 /* the engine's own: an entry is repaired */

@@ -71,31 +71,6 @@ repair_reserve (struct qed_image *image, uint64_t n, struct space_run *run)
   return r;
 }
 
-/* The entry of L1 or of a table that a problem is about. */
-static struct amendment
-amendment_of (const struct qed_image *image, const struct qed_problem *problem,
-              uint64_t new)
-{
-  const struct format_geometry *g = &image->geometry;
-  struct amendment a = { .old = problem->value, .new = new };
-  uint64_t index;
-
-  if (problem->where >= g->l1_offset &&
-      problem->where < g->l1_offset + g->table_bytes) {
-    index = (problem->where - g->l1_offset) / 8;
-    a.key = METADATA_KEY_L1 (index / PAGE_ENTRIES);
-  }
-  else {
-    index = problem->where % PAGE_BYTES / 8;
-    a.key = problem->guest_bytes > 0
-      ? METADATA_KEY_L2 ((problem->guest >> g->cluster_bits) / PAGE_ENTRIES)
-      : METADATA_KEY_PLACE (problem->where / PAGE_BYTES);
-  }
-  a.index = index % PAGE_ENTRIES;
-  a.page = problem->where - a.index * 8;
-  return a;
-}
-
 int
 repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
              uint64_t count)
@@ -205,7 +180,7 @@ unlink_table (struct look *look, const struct qed_problem *problem,
     .value = table->offset,
     .other = problem->guest,
   };
-  struct amendment a = amendment_of (look->image, &culprit, 0);
+  struct amendment a = amend_problem (look->image, &culprit, 0);
   int r = repair_amend (look->image, &a);
 
   culprit.guest = table->l1_index << g->entries_bits << g->cluster_bits;
@@ -233,7 +208,7 @@ static int
 drop_entry (struct look *look, const struct qed_problem *problem,
             struct qed_check_result *result)
 {
-  struct amendment a = amendment_of (look->image, problem, 0);
+  struct amendment a = amend_problem (look->image, problem, 0);
   int r = repair_amend (look->image, &a);
 
   if (r == 0) {
@@ -319,7 +294,7 @@ mend_table (struct look *look, const struct qed_problem *problem,
                     length, &any);
   if (r < 0)
     return r;
-  a = amendment_of (image, problem, any ? run.first << g->cluster_bits : 0);
+  a = amend_problem (image, problem, any ? run.first << g->cluster_bits : 0);
   r = repair_amend (image, &a);
   if (r == 0 && !any)
     result->lost_bytes += problem->guest_bytes;
@@ -348,7 +323,7 @@ copy_cluster (struct look *look, const struct qed_problem *problem,
                      g->cluster_size);
   if (r < 0)
     return r;
-  a = amendment_of (image, problem, run.first << g->cluster_bits);
+  a = amend_problem (image, problem, run.first << g->cluster_bits);
   r = repair_amend (image, &a);
   if (r == 0)
     repair_tell (look, problem, "copied to a cluster of its own");

@@ -417,7 +417,8 @@ is_slow_zero (const struct qed_image *image,
 static bool
 is_within (const struct qed_image *image, const struct qed_request *request)
 {
-  if (request->op == QED_OP_FLUSH || request->op == QED_OP_CLEAN)
+  if (request->op == QED_OP_FLUSH || request->op == QED_OP_CLEAN ||
+      request->op == QED_OP_READY)
     return request->count == 0;
   return request->op == QED_OP_AMEND ||
     (request->count <= qed_size (image) &&
@@ -435,6 +436,9 @@ run_request (struct qed_image *image, struct qed_request *request)
   wait_cancel (request);
   if (!is_within (image, request))
     return -EINVAL;
+  if (request->op == QED_OP_READY)
+    return atomic_load (&image->recovering)
+      ? request_wait_scan (image, request, SCAN_DONE) : 0;
   if (request->done == request->count)
     return finish (image, request, served);
 

@@ -12,7 +12,8 @@
  *
  * What is wrong, or can't be read, is named, and the image takes no more
  * writes; only if every table was read and nothing was wrong may free clusters
- * be reused and the tail be cut.  Loop only.
+ * be reused and the tail be cut.  An image that was not closed cleanly goes on
+ * to its repair (recover.c).  Loop only.
  */
 
 #include <config.h>
@@ -55,6 +56,10 @@ found (struct survey *survey, const struct qed_problem *problem)
 {
   char text[QED_PROBLEM_TEXT_SIZE];
 
+  if (survey->image->recover) {
+    recover_found (survey->image->recover, problem);
+    return;
+  }
   qed_problem_to_text (problem, text);
   image_damage (survey->image, "%s", text);
 }
@@ -90,7 +95,8 @@ walk_l2_tables (struct job *job)
 {
   struct survey *survey = &scan_of (job)->survey;
 
-  if (survey->image->read_only)
+  if (survey->image->read_only &&
+      survey->image->options.check != QED_CHECK_ALWAYS)
     return JOB_NEXT;
   survey_l2 (survey);
   return JOB_WAIT;
@@ -135,10 +141,12 @@ scan_done (struct job *job)
                reason (job->error));
     image_refuse (image, EROFS);
   }
+  image->want_recover = image->recover && job->error == 0 &&
+    recover_weigh (image->recover);
   image->scan = NULL;
   free_scan (scan);
-  atomic_store (&image->scan_state, SCAN_DONE);
-  wait_wake_all (&image->scanned);
+  if (!image->want_recover)
+    recover_end (image);
   image_kick (image);
 }
 
@@ -177,8 +185,7 @@ scan_start (struct qed_image *image)
     log_error (&image->options.log, "%s: no memory for the opening scan: no "
                "writes are accepted", image->path);
     image_refuse (image, EROFS);
-    atomic_store (&image->scan_state, SCAN_DONE);
-    wait_wake_all (&image->scanned);
+    recover_end (image);
     return;
   }
   atomic_store (&image->scan_state, SCAN_WALKING_L1);

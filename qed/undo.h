@@ -17,6 +17,23 @@
 #include "storage.h"
 
 #define UNDO_HEADER 64u
+#define UNDO_PIECE_BYTES (UINT64_C (1) << 20)   /* of a record at most */
+
+struct undo_file {
+  int fd;
+  uint64_t end;                 /* of the undo file */
+  uint64_t length;              /* of the image before */
+};
+
+/* Make a new file; -EEXIST.  Any thread, one at a time; negative errnos, no
+ * message.
+ */
+int undo_file_create (struct undo_file *undo, const char *path,
+                      uint64_t length);
+int undo_file_add (struct undo_file *undo, uint64_t offset, uint64_t count,
+                   const unsigned char *data);
+int undo_file_sync (struct undo_file *undo);
+void undo_file_close (struct undo_file *undo);
 
 /* A storage before another, which becomes its own: every change of it is
  * saved in a new file first.  Fails, and leaves 'below' alone, if the file

@@ -138,17 +138,6 @@ plugin_default_export (int readonly, int is_tls)
   return exports_default ();
 }
 
-/* The handle is the export. */
-static void *
-plugin_open (int readonly)
-{
-  const char *name = nbdkit_export_name ();
-
-  (void) readonly;              /* nbdkit itself keeps such a client from
-                                 * writing */
-  return name != NULL ? export_acquire (name) : NULL;
-}
-
 static void
 plugin_close (void *handle)
 {
@@ -300,6 +289,61 @@ run_waiting (struct qed_image *image, struct qed_request *request,
   return r;
 }
 
+static int
+run_request (struct qed_image *image, struct qed_request *request)
+{
+  struct sleeper sleeper = { .lock = PTHREAD_MUTEX_INITIALIZER,
+                             .cond = PTHREAD_COND_INITIALIZER };
+  int r;
+
+  request->wake = wake_request;
+  request->opaque = &sleeper;
+  r = qed_request_run (image, request);
+  return r == QED_WAIT ? run_waiting (image, request, &sleeper) : r;
+}
+
+/* The scan of a usual image takes less than this: a client that connects at
+ * the very start should know whether damage keeps it from writing.
+ */
+#define SCAN_WAIT_MS 100
+
+static void
+wait_for_scan (const struct qed_image *image)
+{
+  unsigned i;
+
+  for (i = 0; i < SCAN_WAIT_MS && !qed_scanned (image); i++)
+    if (nbdkit_nanosleep (0, 1000000) == -1)
+      return;
+}
+
+/* The handle is the export.  An image that was not closed cleanly is repaired
+ * first, so that the client learns whether it may write.
+ */
+static void *
+plugin_open (int readonly)
+{
+  const char *name = nbdkit_export_name ();
+  struct export *export = name != NULL ? export_acquire (name) : NULL;
+  struct qed_request request;
+  int r;
+
+  (void) readonly;              /* nbdkit itself keeps such a client from
+                                 * writing */
+  if (export == NULL)
+    return NULL;
+  qed_request_init (&request, QED_OP_READY, NULL, 0, 0, 0);
+  r = run_request (export_image (export), &request);
+  if (r < 0) {
+    nbdkit_error ("%s: the client gave up waiting for the repair",
+                  export_path (export));
+    export_release (export);
+    return NULL;
+  }
+  wait_for_scan (export_image (export));
+  return export;
+}
+
 static const char *
 op_to_text (enum qed_op op)
 {
@@ -312,6 +356,7 @@ op_to_text (enum qed_op op)
   case QED_OP_FORGET: return "forget";
   case QED_OP_CACHE: return "cache";
   case QED_OP_EXTENTS: return "block status";
+  case QED_OP_READY: return "open";
   case QED_OP_CLEAN: return "clean";
   case QED_OP_AMEND: return "repair";
   }
@@ -347,16 +392,8 @@ report_failure (const struct export *export,
 static int
 carry_out_request (struct export *export, struct qed_request *request)
 {
-  struct qed_image *image = export_image (export);
-  struct sleeper sleeper = { .lock = PTHREAD_MUTEX_INITIALIZER,
-                             .cond = PTHREAD_COND_INITIALIZER };
-  int r;
+  int r = run_request (export_image (export), request);
 
-  request->wake = wake_request;
-  request->opaque = &sleeper;
-  r = qed_request_run (image, request);
-  if (r == QED_WAIT)
-    r = run_waiting (image, request, &sleeper);
   if (r < 0) {
     report_failure (export, request, r);
     return -1;

@@ -126,11 +126,11 @@ unchanged "while served with -r"
 stop_nbdkit pid
 unchanged "at the end of -r"
 
-# An image that was not closed cleanly: as it is.
+# An image that was not closed cleanly, and is not to be checked: as it is.
 printf '\x02' | dd of=disk.qed bs=1 seek=16 conv=notrunc status=none
 cp disk.qed before
 for r in -r ""; do
-  serve $r qed disk.qed 2>log
+  serve $r qed disk.qed check=never 2>log
   grep -q 'disk.qed: NEED_CHECK is set .* read-only' log
   nbdinfo --is read-only "$uri"
   unchanged "with NEED_CHECK, served with '$r'"

@@ -43,6 +43,8 @@ fake_image_teardown (void **state)
   return 0;
 }
 
+enum qed_check_mode fake_check;
+
 int
 open_image (void)
 {
@@ -52,6 +54,7 @@ open_image (void)
   options.path = "fake";
   options.metadata_cache = QED_METADATA_CACHE_MIN;
   options.clean_after = 0;
+  options.check = fake_check;
   options.log.fn = log_quietly;
   fake->closed = false;
   return image_open_storage (&options, &fake->storage, &image);

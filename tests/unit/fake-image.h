@@ -28,6 +28,9 @@
 extern struct fake_storage *fake;
 extern struct qed_image *image;
 
+/* What open_image asks for; QED_CHECK_AUTO unless a test changes it. */
+extern enum qed_check_mode fake_check;
+
 /* For each test: an empty image, not yet opened. */
 int fake_image_setup (void **state);
 int fake_image_teardown (void **state);

@@ -273,17 +273,89 @@ test_autoclear (void **state)
   assert_true (fake_peek64 (fake, FORMAT_AT_AUTOCLEAR) == 0x8001);
 }
 
-/* Needs a check: served, but nothing is ever written. */
+static void
+make_dirty (void)
+{
+  format_image (QED_F_NEED_CHECK, 0);
+  fake->length = AT_END + 4 * CLUSTER;
+  fake_poke64 (fake, AT_L1, TABLE);
+  fake_poke64 (fake, TABLE, FIRST);
+}
+
+static void
+wait_clean (void)
+{
+  assert_int_equal (sync_request (image, QED_OP_CLEAN, NULL, 0, 0, 0), 0);
+}
+
+/* Not closed cleanly, but nothing is wrong: the tail goes, then the mark. */
+static void
+test_recover (void **state)
+{
+  (void) state;
+  make_dirty ();
+  assert_int_equal (open_image (), 0);
+  fake_forget (fake);
+  assert_int_equal (qed_start (image), 0);
+  wait_scanned ();
+  wait_clean ();
+  EXPECT_CALLS (SYNC, SYNC, CUT (AT_END + 2 * CLUSTER), HEADER, SYNC, SYNC);
+  assert_false (need_check ());
+  assert_true (qed_writable (image));
+  assert_int_equal (write_byte (0, 1, 0), 0);
+  EXPECT_CALLS (DATA (FIRST));
+  assert_int_equal (close_image (), 0);
+}
+
+/* Entries beyond the end are dropped, durably, before the mark goes. */
+static void
+test_recover_debris (void **state)
+{
+  (void) state;
+  make_dirty ();
+  fake_poke64 (fake, AT_L1 + 8, AT_END + 50 * CLUSTER);
+  fake_poke64 (fake, TABLE + 16, AT_END + 60 * CLUSTER);
+  assert_int_equal (open_image (), 0);
+  fake_forget (fake);
+  assert_int_equal (qed_start (image), 0);
+  wait_scanned ();
+  wait_clean ();
+  EXPECT_CALLS (PAGE (TABLE), SYNC, L1_PAGE, SYNC, SYNC,
+                CUT (AT_END + 2 * CLUSTER), HEADER, SYNC, SYNC);
+  assert_true (fake_peek64 (fake, AT_L1) == TABLE);
+  assert_true (fake_peek64 (fake, AT_L1 + 8) == 0);
+  assert_true (fake_peek64 (fake, TABLE) == FIRST);
+  assert_true (fake_peek64 (fake, TABLE + 16) == 0);
+  assert_true (qed_writable (image));
+  assert_int_equal (close_image (), 0);
+}
+
+/* A cluster in two places: not for a server to decide. */
+static void
+test_recover_not (void **state)
+{
+  (void) state;
+  make_dirty ();
+  fake_poke64 (fake, TABLE + 8, FIRST);
+  fake_poke64 (fake, TABLE + 16, AT_END + 60 * CLUSTER);
+  start_image ();
+  assert_false (qed_writable (image));
+  assert_int_equal (write_byte (2 * TABLE_SPAN, 1, 0), -EROFS);
+  assert_int_equal (close_image (), 0);
+  assert_int_equal (fake_calls (fake, FAKE_WRITE), 0);
+  assert_int_equal (fake_calls (fake, FAKE_RESIZE), 0);
+  assert_true (need_check ());
+}
+
+/* Told not to check: served, but nothing is ever written. */
 static void
 test_need_check (void **state)
 {
   (void) state;
-  format_image (QED_F_NEED_CHECK, 0x8001);
-  fake->length = AT_END + 4 * CLUSTER;
-  fake_poke64 (fake, AT_L1, TABLE);
-  fake_poke64 (fake, TABLE, FIRST);
-  fake_forget (fake);
+  make_dirty ();
+  fake_check = QED_CHECK_NEVER;
   start_image ();
+  fake_check = QED_CHECK_AUTO;
   assert_false (qed_writable (image));
   expect_byte (0, 0);
   assert_int_equal (write_byte (0, 1, 0), -EROFS);
@@ -329,6 +401,9 @@ main (void)
     FAKE_IMAGE_TEST (test_race_for_table),
     FAKE_IMAGE_TEST (test_race_for_cluster),
     FAKE_IMAGE_TEST (test_autoclear),
+    FAKE_IMAGE_TEST (test_recover),
+    FAKE_IMAGE_TEST (test_recover_debris),
+    FAKE_IMAGE_TEST (test_recover_not),
     FAKE_IMAGE_TEST (test_need_check),
     FAKE_IMAGE_TEST (test_refused),
   };
