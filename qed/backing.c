@@ -20,6 +20,7 @@ struct backing {
   struct storage *raw;          /* one of the two */
   struct qed_image *qed;
   uint64_t size;
+  char *path;
 };
 
 /* ---- Names ---- */
@@ -337,9 +338,11 @@ backing_open (struct qed_image *image, struct backing **backing)
   if (r < 0) {
     free (*backing);
     *backing = NULL;
+    free (path);
   }
+  else
+    (*backing)->path = path;
   free (name);
-  free (path);
   return r;
 }
 
@@ -352,6 +355,7 @@ backing_close (struct backing *backing)
     qed_close (backing->qed);
   else
     backing->raw->ops->close (backing->raw);
+  free (backing->path);
   free (backing);
 }
 
@@ -359,6 +363,19 @@ uint64_t
 backing_size (const struct backing *backing)
 {
   return backing->size;
+}
+
+const char *
+backing_path (const struct backing *backing)
+{
+  return backing->path;
+}
+
+struct qed_file_id
+backing_identify (const struct backing *backing)
+{
+  return backing->qed ? qed_identify (backing->qed)
+    : (struct qed_file_id) { backing->raw->device, backing->raw->inode };
 }
 
 struct qed_image *

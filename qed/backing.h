@@ -29,6 +29,8 @@ int backing_open (struct qed_image *image, struct backing **backing);
 void backing_close (struct backing *backing);
 
 uint64_t backing_size (const struct backing *backing);
+const char *backing_path (const struct backing *backing);
+struct qed_file_id backing_identify (const struct backing *backing);
 
 /* The image of a QED backing file, or NULL. */
 struct qed_image *backing_image (const struct backing *backing);

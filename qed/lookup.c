@@ -124,7 +124,9 @@ request_load (struct qed_image *image, struct qed_request *request,
                        request);
   else {
     r = request_check_l1 (image, index, entry, &table);
-    if (r == 0 && table != 0)
+    if (r < 0)
+      return r;                 /* and it was named */
+    if (table != 0)
       r = metadata_load (&image->metadata, image_l2_key (image, at),
                          l2_page_offset (image, at, table), request);
   }
@@ -195,6 +197,19 @@ lookup_first (struct qed_image *image, struct qed_request *request,
   return r;
 }
 
+/* Whether an entry, if it is valid, goes on where the extent ends.  What can't
+ * is not looked at yet: were it damaged, it would be named now and again.
+ */
+static bool
+may_continue (const struct extent *extent, uint64_t entry)
+{
+  if (extent->class == FORMAT_UNALLOCATED)
+    return entry == 0;
+  if (extent->class == FORMAT_ZERO)
+    return entry == FORMAT_ENTRY_ZERO;
+  return (entry & ~ENTRY_MARKS) == extent->offset + extent->bytes;
+}
+
 int
 request_lookup (struct qed_image *image, struct qed_request *request,
                 uint64_t at, uint64_t bytes, struct extent *extent)
@@ -210,10 +225,8 @@ request_lookup (struct qed_image *image, struct qed_request *request,
     if (!metadata_get (&image->metadata,
                        image_l2_key (image, at + extent->bytes),
                        image_l2_index (image, at + extent->bytes), &entry) ||
-        read_entry (image, at + extent->bytes, entry, &next) < 0 ||
-        next.class != extent->class ||
-        (next.class == FORMAT_ALLOCATED &&
-         next.offset != extent->offset + extent->bytes))
+        !may_continue (extent, entry) ||
+        read_entry (image, at + extent->bytes, entry, &next) < 0)
       break;
     extent->bytes += next.bytes;
   }

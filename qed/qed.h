@@ -321,4 +321,62 @@ int qed_info_read (const char *path, const struct qed_log *log,
                    struct qed_info *info);
 void qed_info_free (struct qed_info *info);
 
+/* ---- Mapping ----------------------------------------------------------- */
+
+/* So many files has a chain at most. */
+#define QED_CHAIN_MAX 33u
+
+struct qed_chain_file {
+  const char *path;             /* the engine's, while the image is open */
+  bool raw;                     /* else QED */
+  uint64_t size;                /* the guest's bytes */
+  uint64_t length;              /* of the file */
+  struct qed_file_id id;
+};
+
+/* A file of the backing chain: at depth 0 the image itself, at 1 its backing
+ * file, and so on.  False if the chain ends before.
+ */
+bool qed_chain_file (struct qed_image *image, unsigned depth,
+                     struct qed_chain_file *file);
+
+enum qed_map_kind {
+  QED_MAP_DATA,                 /* at 'offset' of the file at 'depth' */
+  QED_MAP_ZERO,                 /* zero clusters of that file */
+  QED_MAP_RAW_HOLE,             /* a hole of that file, which is raw, at
+                                 * 'offset' */
+  QED_MAP_HOLE,                 /* in no file, down to the last, which is at
+                                 * 'depth' */
+  QED_MAP_BEYOND,               /* in no file down to that at 'depth', and
+                                 * the next ends before */
+  QED_MAP_DAMAGED,              /* that file's tables don't tell: reads
+                                 * fail */
+};
+
+struct qed_map_extent {
+  uint64_t start, length;       /* of the guest's disk */
+  unsigned depth;
+  enum qed_map_kind kind;
+  uint64_t offset;              /* in the file; 0 where there is no place */
+};
+
+struct qed_map_request {
+  uint64_t start, length;       /* the guest's range */
+
+  /* Called in order, without gaps.  What goes on from one extent to the next
+   * (kind, depth, and place in the file) was joined.  A negative errno ends
+   * it.
+   */
+  int (*extent) (void *opaque, const struct qed_map_extent *extent);
+  void *opaque;
+  const struct qed_progress *progress;  /* or NULL */
+};
+
+/* Tell where a range of the guest's disk lies in the files of the chain.  For
+ * an image that was opened read-only and not started; in this thread, in
+ * memory that doesn't grow with the number of extents.  Damage is named and
+ * doesn't keep the rest from being told; -EIO is returned for it in the end.
+ */
+int qed_map (struct qed_image *image, const struct qed_map_request *map);
+
 #endif /* QED_H */

@@ -112,11 +112,8 @@ is_control (const unsigned char *p)
   return p[0] < 0x20 || p[0] == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0);
 }
 
-/* Make a string harmless: whatever is not printable text, and the backslash,
- * becomes \xNN.
- */
-static char *
-escape (const char *s)
+char *
+ctl_escape (const char *s)
 {
   static const char hex[] = "0123456789abcdef";
   const unsigned char *p = (const unsigned char *) s;
@@ -147,7 +144,7 @@ void
 ctl_report_string (struct ctl_report *report, const char *key,
                    const char *label, const char *value)
 {
-  char *text = escape (value);
+  char *text = ctl_escape (value);
   json_t *json = json_string (value);
 
   /* JSON is UTF-8; jansson refuses the rest. */
@@ -167,29 +164,35 @@ ctl_report_bool (struct ctl_report *report, const char *key,
 }
 
 void
-ctl_report_size (struct ctl_report *report, const char *key,
-                 const char *label, uint64_t bytes)
+ctl_size_to_text (uint64_t bytes, char text[CTL_SIZE_TEXT])
 {
   static const char *const units[] = {
     "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB",
   };
   unsigned unit = 0;
   uint64_t scale = 1;
-  char *text;
 
   while (unit + 1 < sizeof units / sizeof units[0] && bytes / scale >= 1024) {
     scale *= 1024;
     unit++;
   }
-  if (unit == 0)
-    text = print_text ("%" PRIu64 " bytes", bytes);
-  else if (bytes % scale == 0)
-    text = print_text ("%" PRIu64 " %s (%" PRIu64 " bytes)", bytes / scale,
-                       units[unit], bytes);
+  if (bytes % scale == 0)
+    snprintf (text, CTL_SIZE_TEXT, "%" PRIu64 " %s", bytes / scale,
+              bytes == 1 ? "byte" : units[unit]);
   else
-    text = print_text ("%.2f %s (%" PRIu64 " bytes)",
-                       (double) bytes / (double) scale, units[unit], bytes);
-  add (report, key, json_integer (bytes), label, text);
+    snprintf (text, CTL_SIZE_TEXT, "%.2f %s",
+              (double) bytes / (double) scale, units[unit]);
+}
+
+void
+ctl_report_size (struct ctl_report *report, const char *key,
+                 const char *label, uint64_t bytes)
+{
+  char text[CTL_SIZE_TEXT];
+
+  ctl_size_to_text (bytes, text);
+  add (report, key, json_integer (bytes), label, bytes < 1024 ? strdup (text)
+       : print_text ("%s (%" PRIu64 " bytes)", text, bytes));
 }
 
 void

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "qed.h"
 
@@ -29,6 +30,7 @@ struct ctl_command {
 
 extern const struct ctl_command ctl_create_command;
 extern const struct ctl_command ctl_info_command;
+extern const struct ctl_command ctl_map_command;
 
 /* ---- Options ----------------------------------------------------------- */
 
@@ -70,6 +72,37 @@ void ctl_error (const char *fmt, ...)
 
 /* The engine's messages to stderr, as ctl_error does. */
 void ctl_log_init (struct qed_log *log);
+
+/* ---- Text -------------------------------------------------------------- */
+
+/* A string that a stranger may have made, harmless for a terminal: whatever
+ * is not printable text, and the backslash, becomes \xNN.  To be freed; NULL
+ * without memory.
+ */
+char *ctl_escape (const char *s);
+
+/* A number of bytes, for people: "10 GiB", "1.50 MiB". */
+#define CTL_SIZE_TEXT 32
+void ctl_size_to_text (uint64_t bytes, char text[CTL_SIZE_TEXT]);
+
+/* ---- Files that are written whole or not at all ------------------------ */
+
+/* A new file that takes the place of 'path' when it is complete. */
+struct ctl_file {
+  FILE *stream;
+  const char *path;
+  char *temporary;
+};
+
+/* Start one, in the same directory.  What 'path' leads to must be a regular
+ * file, if it is there.  False, with a message, on failure.
+ */
+bool ctl_file_begin (struct ctl_file *file, const char *path);
+
+/* Put it in place; or (not 'ok') drop it.  False, with a message, if it
+ * should be put in place and wasn't.
+ */
+bool ctl_file_end (struct ctl_file *file, bool ok);
 
 /* ---- Long work --------------------------------------------------------- */
 

@@ -20,6 +20,7 @@
 static const struct ctl_command *const commands[] = {
   &ctl_create_command,
   &ctl_info_command,
+  &ctl_map_command,
 };
 
 #define COMMANDS (sizeof commands / sizeof commands[0])

@@ -174,15 +174,29 @@ fake_sync (struct storage *s)
   return end (fake, begin (fake, FAKE_SYNC, 0, 0));
 }
 
+/* Whether the page of the file at 'at' is data, or all zeros. */
+static bool
+is_data (struct fake_storage *fake, uint64_t at)
+{
+  static const unsigned char zeros[FAKE_PAGE];
+
+  return !fake->sparse || memcmp (fake->data + at, zeros, FAKE_PAGE) != 0;
+}
+
 static int
 fake_next_data (struct storage *s, uint64_t offset, uint64_t *start,
                 uint64_t *data_end)
 {
   struct fake_storage *fake = fake_of (s);
+  uint64_t at = offset;
 
   pthread_mutex_lock (&fake->lock);
-  *start = offset < fake->length ? offset : UINT64_MAX;
-  *data_end = fake->length;
+  while (at < fake->length && !is_data (fake, at & -FAKE_PAGE))
+    at = (at & -FAKE_PAGE) + FAKE_PAGE;
+  *start = at < fake->length ? at : UINT64_MAX;
+  while (at < fake->length && is_data (fake, at & -FAKE_PAGE))
+    at = (at & -FAKE_PAGE) + FAKE_PAGE;
+  *data_end = at < fake->length ? at : fake->length;
   return end (fake, 0);
 }
 

@@ -39,6 +39,7 @@ struct fake_rule {
   uint64_t at_least;            /* only calls of so many bytes */
 };
 
+#define FAKE_PAGE UINT64_C (4096)
 #define FAKE_RULES 4u
 #define FAKE_CALLS 4096u
 #define FAKE_ALWAYS UINT32_MAX
@@ -47,6 +48,7 @@ struct fake_storage {
   struct storage storage;
   uint64_t max;                 /* bytes that there's room for */
   unsigned char *data;
+  bool sparse;                  /* pages of zeros are holes */
 
   pthread_mutex_t lock;         /* protects all that follows, and the data */
   pthread_cond_t changed;
