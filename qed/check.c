@@ -40,8 +40,8 @@ count_severity (const struct look *look, enum qed_severity severity)
   return n;
 }
 
-static void
-fill_result (const struct look *look, struct qed_check_result *result)
+void
+check_fill_result (const struct look *look, struct qed_check_result *result)
 {
   const struct qed_image *image = look->image;
   const struct format_geometry *g = &image->geometry;
@@ -55,7 +55,21 @@ fill_result (const struct look *look, struct qed_check_result *result)
   result->total_clusters = (g->image_size >> g->cluster_bits) +
     (g->image_size % g->cluster_size > 0);
   result->tables = look->table_count;
-  result->image_end = image->space.end << g->cluster_bits;
+  result->image_end = look->space->end << g->cluster_bits;
+}
+
+static uint64_t
+fewer (uint64_t before, uint64_t now)
+{
+  return before > now ? before - now : 0;
+}
+
+void
+check_count_fixed (const struct qed_check_result *first,
+                   struct qed_check_result *result)
+{
+  result->corruptions_fixed = fewer (first->corruptions, result->corruptions);
+  result->leaks_fixed = fewer (first->leaks, result->leaks);
 }
 
 /* ---- What was found first ---- */
@@ -109,7 +123,7 @@ first_look (struct look *look, struct qed_check_result *result)
   if (r == 0)
     r = look_leaks (look, tell_leak);
   memcpy (result->counts, look->counts, sizeof result->counts);
-  fill_result (look, result);
+  check_fill_result (look, result);
   return r;
 }
 
@@ -119,7 +133,7 @@ first_look (struct look *look, struct qed_check_result *result)
 static int
 last_look (struct look *look, struct qed_check_result *result)
 {
-  uint64_t corruptions = result->corruptions, leaks = result->leaks;
+  struct qed_check_result first = *result;
   uint64_t unreadable = look->counts[QED_PROBLEM_DATA_UNREADABLE];
   int r = look_run (look);
 
@@ -128,10 +142,8 @@ last_look (struct look *look, struct qed_check_result *result)
   if (r < 0)
     return r;
   look->counts[QED_PROBLEM_DATA_UNREADABLE] = unreadable;
-  fill_result (look, result);
-  result->corruptions_fixed = corruptions > result->corruptions
-    ? corruptions - result->corruptions : 0;
-  result->leaks_fixed = leaks > result->leaks ? leaks - result->leaks : 0;
+  check_fill_result (look, result);
+  check_count_fixed (&first, result);
   return 0;
 }
 
@@ -186,6 +198,7 @@ qed_check (const struct qed_options *options,
   r = repair_open (&examine, check, &look.image);
   if (r < 0)
     return r;
+  look.space = &look.image->space;
   r = qed_start (look.image);
   if (r == 0)
     r = check_image (&look, result);

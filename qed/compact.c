@@ -243,7 +243,7 @@ evict_data (struct compact *c)
   int r = look_references (look, &c->evicted);
 
   for (i = 0; i < look->reference_count && r == 0; i++) {
-    r = repair_reserve (c->image, 1, &run);
+    r = repair_reserve (c->image, false, &run);
     if (r == 0)
       r = move_cluster (c, &look->references[i], run.first);
   }
@@ -261,7 +261,7 @@ evict_tables (struct compact *c)
   for (i = 0; i < look->table_count && r == 0; i++) {
     if (!bitmap_test (&c->evicted_tables, look->tables[i].offset >> c->bits))
       continue;
-    r = repair_reserve (c->image, c->table_clusters, &run);
+    r = repair_reserve (c->image, true, &run);
     if (r == 0)
       r = move_table (c, &look->tables[i], run.first);
   }

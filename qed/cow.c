@@ -34,7 +34,8 @@ struct cow {
   uint64_t in, bytes;           /* the data, from the first cluster's start */
   unsigned char *fill;          /* a cluster, if the data is not whole ones */
   uint64_t filled;              /* bytes of it that are there */
-  struct space_run run;         /* n = 0: not reserved */
+  struct space_run run;         /* n = 0: not reserved; changed with cow_lock
+                                 * held, for checks */
   bool written;
 };
 
@@ -82,6 +83,19 @@ unclaim (struct qed_image *image, struct cow *cow)
   *p = cow->next;
   pthread_mutex_unlock (&image->cow_lock);
   wait_wake_all (&image->cow_done);
+}
+
+static void
+set_run (struct qed_image *image, struct cow *cow,
+         const struct space_run *run)
+{
+  pthread_mutex_lock (&image->cow_lock);
+  cow->run = run ? *run : (struct space_run) { .n = 0 };
+  if (run && run->n < cow->n) {
+    cow->n = run->n;
+    cow->bytes = cow->n << image->geometry.cluster_bits;
+  }
+  pthread_mutex_unlock (&image->cow_lock);
 }
 
 static void
@@ -157,6 +171,22 @@ cow_abort (struct qed_image *image, struct qed_request *request)
   end (image, request);
 }
 
+int
+cow_add_unnamed (struct qed_image *image, struct bitmap *into)
+{
+  const struct cow *cow;
+  uint64_t i;
+  bool was;
+  int r = 0;
+
+  pthread_mutex_lock (&image->cow_lock);
+  for (cow = image->cows; cow; cow = cow->next)
+    for (i = 0; i < cow->run.n && r == 0; i++)
+      r = bitmap_set (into, cow->run.first + i, &was);
+  pthread_mutex_unlock (&image->cow_lock);
+  return r;
+}
+
 /* ---- Fill ---- */
 
 /* Read what the data leaves of the cluster; 'filled' skips the data. */
@@ -219,7 +249,7 @@ write_clusters (struct qed_image *image, struct cow *cow, const void *data)
   else {
     image_report (image, "writing data at file offset", offset, r);
     if (!allocate_may_reuse (r))
-      cow->run.n = 0;           /* stays out of use */
+      set_run (image, cow, NULL);       /* stays out of use */
   }
   return r;
 }
@@ -229,20 +259,14 @@ static int
 place (struct qed_image *image, struct qed_request *request, struct cow *cow,
        const void *data)
 {
+  struct space_run run;
   int r;
 
   if (cow->run.n == 0) {
-    r = allocate_reserve (image, request, cow->n, &cow->run);
-    if (r != 0) {
-      cow->run.n = 0;
+    r = allocate_reserve (image, request, cow->n, &run);
+    if (r != 0)
       return r;
-    }
-    if (cow->run.n < cow->n) {
-      pthread_mutex_lock (&image->cow_lock);
-      cow->n = cow->run.n;
-      pthread_mutex_unlock (&image->cow_lock);
-      cow->bytes = cow->n << image->geometry.cluster_bits;
-    }
+    set_run (image, cow, &run);
   }
   return cow->written ? 0 : write_clusters (image, cow, data);
 }
@@ -275,7 +299,7 @@ publish_in_gate (struct qed_image *image, struct qed_request *request,
     return change_load (image, request, at);
   if (unchanged (page, index, cow)) {
     allocate_publish (image, page, index, &cow->run);
-    cow->run.n = 0;             /* it's the image's now */
+    set_run (image, cow, NULL); /* it's the image's now */
   }
   else
     r = COW_LOST;

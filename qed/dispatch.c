@@ -251,6 +251,7 @@ dispatch (struct loop_task *task)
     dispatch_failed (image);
     return;
   }
+  reclaim_start (image);        /* a check may have held it up */
   if (image->want_recover)
     recover_start (image);
   else if (take_list (image, &image->want_mark)) {

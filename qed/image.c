@@ -104,6 +104,20 @@ image_damage (struct qed_image *image, const char *fmt, ...)
   image_refuse (image, EROFS);
 }
 
+/* EIO, after a failed sync, stays. */
+void
+image_mended (struct qed_image *image)
+{
+  int damage = EROFS;
+
+  atomic_store (&image->damaged, false);
+  if (!image->read_only)
+    atomic_compare_exchange_strong (&image->refuse, &damage, 0);
+  space_complete (&image->space);
+  log_warning (&image->options.log, "%s: repaired: writes are accepted again",
+               image->path);
+}
+
 void
 image_fail (struct qed_image *image, const char *step, int error)
 {

@@ -167,6 +167,9 @@ void image_refuse (struct qed_image *image, int error);
 void image_damage (struct qed_image *image, const char *fmt, ...)
   __attribute__ ((format (printf, 2, 3)));
 
+/* A repair found that nothing is wrong any more: changes go on. */
+void image_mended (struct qed_image *image);
+
 /* A sync failed: nothing may be reported durable any more (O8). */
 void image_fail (struct qed_image *image, const char *step, int error);
 
@@ -331,6 +334,9 @@ int cow_extent (struct qed_image *image, struct qed_request *request,
                 uint64_t at, const struct extent *extent, const void *data,
                 uint64_t *done);
 #define COW_LOST 3              /* within cow.c: another changed the entry */
+
+/* Enter the clusters that copies on write under way have reserved. */
+int cow_add_unnamed (struct qed_image *image, struct bitmap *into);
 
 /* Give up a copy on write, if one is under way. */
 void cow_abort (struct qed_image *image, struct qed_request *request);

@@ -247,16 +247,17 @@ may_go_on (struct survey *survey)
 
 /* What is referenced is entered anew. */
 static int
-reset_space (struct qed_image *image)
+reset_space (struct look *look)
 {
+  struct qed_image *image = look->image;
   struct storage *s = image->storage;
   uint64_t length;
   int r = s->ops->length (s, &length);
 
   if (r < 0)
     return r;
-  space_destroy (&image->space);
-  return space_init (&image->space, &image->geometry, s, length);
+  space_destroy (look->space);
+  return space_init (look->space, &image->geometry, s, length);
 }
 
 /* Ten times a second, tell how far it is.  With the lock held. */
@@ -321,7 +322,8 @@ run_looking (struct look *look, const struct bitmap *wanted)
       .log = &image->options.log, .about = image->path,
     },
     .survey = {
-      .image = image, .space = &image->space, .job = &looking.job,
+      .image = image, .space = look->space, .job = &looking.job,
+      .online = look->online,
       .width = WALKERS, .control = look->options->control, .found = found,
       .shared_entry = shared_entry, .may_go_on = may_go_on,
     },
@@ -346,7 +348,7 @@ run_looking (struct look *look, const struct bitmap *wanted)
 int
 look_run (struct look *look)
 {
-  int r = reset_space (look->image);
+  int r = reset_space (look);
 
   free (look->tables);
   look->tables = NULL;
@@ -382,7 +384,7 @@ leaks_within (struct look *look, uint64_t from, uint64_t to,
               void (*leak) (struct look *look,
                             const struct qed_problem *problem))
 {
-  struct bitmap *used = &look->image->space.used;
+  struct bitmap *used = &look->space->used;
   unsigned bits = look->image->geometry.cluster_bits;
   struct qed_problem problem = { .code = QED_PROBLEM_LEAK };
   uint64_t end;
@@ -398,17 +400,17 @@ leaks_within (struct look *look, uint64_t from, uint64_t to,
   }
 }
 
-/* Behind its last cluster in use a file is too long, a device just has
- * room.
+/* Behind its last cluster in use a file is too long; a device just has room,
+ * and so has a file that is being served.
  */
 static uint64_t
 leak_limit (const struct look *look)
 {
   const struct qed_image *image = look->image;
   uint64_t size = image->geometry.cluster_size;
-  uint64_t length = atomic_load (&image->space.length_bytes);
+  uint64_t length = atomic_load (&look->space->length_bytes);
 
-  return image->storage->fixed ? image->space.end
+  return image->storage->fixed || look->online ? look->space->end
     : length / size + (length % size > 0);
 }
 
@@ -420,7 +422,7 @@ look_leaks (struct look *look,
   struct qed_image *image = look->image;
   struct storage *s = image->storage;
   unsigned bits = image->geometry.cluster_bits;
-  uint64_t limit = leak_limit (look), next = image->space.base;
+  uint64_t limit = leak_limit (look), next = look->space->base;
   uint64_t start, end, before = look->counts[QED_PROBLEM_LEAK];
   int r = 0;
 
@@ -439,9 +441,9 @@ look_leaks (struct look *look,
     if (r < 0)
       break;
   }
-  if (limit > image->space.base + image->space.used.count)
-    look->counts[QED_PROBLEM_FREE] += limit - image->space.base -
-      image->space.used.count -
+  if (limit > look->space->base + look->space->used.count)
+    look->counts[QED_PROBLEM_FREE] += limit - look->space->base -
+      look->space->used.count -
       (look->counts[QED_PROBLEM_LEAK] - before);
   return r;
 }

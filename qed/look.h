@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* One look at all tables of an image that no one else uses, as a plain call:
- * what a check and each round of a repair begin with.
+/* One look at all tables as a plain call: what a check and each round of a
+ * repair begin with.
  *
- * The image was opened with options.examine and started.  Not on the loop.
+ * Either no one else uses the image, which was opened with options.examine and
+ * started; or it is being served, and what was seen may have changed since.
+ * Not on the loop.
  */
 
 #ifndef QED_LOOK_H
@@ -27,6 +29,10 @@ struct look {
   /* Filled in by the caller. */
   struct qed_image *image;
   const struct qed_check_options *options;
+  struct space *space;          /* where what is referenced is entered: the
+                                 * image's own, or another that was cleared */
+  bool online;                  /* others use the image: what memory holds
+                                 * goes before the disk */
 
   /* What was seen: the problems but leaks, by their place in the file. */
   struct qed_problem *problems;
@@ -46,7 +52,7 @@ struct look {
   size_t reference_count, reference_capacity;
 };
 
-/* Read all tables.  image->space has what is referenced, afterwards. */
+/* Read all tables.  look->space has what is referenced, afterwards. */
 int look_run (struct look *look);
 void look_free (struct look *look);
 

@@ -53,16 +53,26 @@ repair_amend (struct qed_image *image, const struct amendment *amendment)
 }
 
 int
-repair_reserve (struct qed_image *image, uint64_t n, struct space_run *run)
+repair_reserve (struct qed_image *image, bool table, struct space_run *run)
 {
   struct storage *s = image->storage;
   unsigned bits = image->geometry.cluster_bits;
-  struct qed_request unused;
+  uint64_t n = table ? image->geometry.table_bytes >> bits : 1;
+  struct qed_request quiet;
   int r;
 
-  qed_request_init (&unused, QED_OP_FLUSH, NULL, 0, 0, 0);
-  while ((r = space_reserve_table (&image->space, n, run)) == -EAGAIN) {
-    r = space_grow (&image->space, s, n, &unused);
+  qed_request_init (&quiet, QED_OP_FLUSH, NULL, 0, 0, 0);
+  quiet.wake = amend_no_wake;
+  for (;;) {
+    r = table ? space_reserve_table (&image->space, n, run)
+      : space_reserve (&image->space, n, run);
+    if (r == -EBUSY)
+      r = qed_request_sync (image, QED_OP_FLUSH, NULL, 0, 0, 0);
+    else if (r == -EAGAIN)
+      r = space_grow (&image->space, s, n, &quiet);
+    else
+      break;
+    wait_cancel (&quiet);
     if (r < 0)
       return r;
   }
@@ -204,9 +214,9 @@ is_wrong_entry (const struct look *look, const struct qed_problem *problem)
   return is_wrong_code (problem->code);
 }
 
-static int
-drop_entry (struct look *look, const struct qed_problem *problem,
-            struct qed_check_result *result)
+int
+repair_drop_entry (struct look *look, const struct qed_problem *problem,
+                   struct qed_check_result *result)
 {
   struct amendment a = amend_problem (look->image, problem, 0);
   int r = repair_amend (look->image, &a);
@@ -287,7 +297,7 @@ mend_table (struct look *look, const struct qed_problem *problem,
   struct space_run run;
   struct amendment a;
   bool any = false;
-  int r = repair_reserve (image, g->table_bytes >> g->cluster_bits, &run);
+  int r = repair_reserve (image, true, &run);
 
   if (r == 0)
     r = copy_table (image, problem->value, run.first << g->cluster_bits,
@@ -307,17 +317,15 @@ mend_table (struct look *look, const struct qed_problem *problem,
 
 /* ---- 4. Shared clusters ---- */
 
-static int
-copy_cluster (struct look *look, const struct qed_problem *problem,
-              struct qed_check_result *result)
+int
+repair_copy_cluster (struct look *look, const struct qed_problem *problem)
 {
   struct qed_image *image = look->image;
   const struct format_geometry *g = &image->geometry;
   struct space_run run;
   struct amendment a;
-  int r = repair_reserve (image, 1, &run);
+  int r = repair_reserve (image, false, &run);
 
-  (void) result;
   if (r == 0)
     r = repair_copy (image, problem->value, run.first << g->cluster_bits,
                      g->cluster_size);
@@ -328,6 +336,14 @@ copy_cluster (struct look *look, const struct qed_problem *problem,
   if (r == 0)
     repair_tell (look, problem, "copied to a cluster of its own");
   return r;
+}
+
+static int
+copy_cluster (struct look *look, const struct qed_problem *problem,
+              struct qed_check_result *result)
+{
+  (void) result;
+  return repair_copy_cluster (look, problem);
 }
 
 static bool
@@ -348,7 +364,7 @@ static const struct mending {
   const char *would;
 } mendings[] = {
   { is_no_table,        unlink_table,   "the table would be unlinked" },
-  { is_wrong_entry,     drop_entry,     "would be set to unallocated" },
+  { is_wrong_entry,     repair_drop_entry,   "would be set to unallocated" },
   { is_table_problem,   mend_table,     "what is valid would be copied to a "
                                         "table of its own" },
   { is_shared_cluster,  copy_cluster,   "would be copied to a cluster of its "
@@ -421,7 +437,7 @@ tell_what_would_be (const struct look *look, struct qed_check_result *result)
     for (m = 0; m < MENDINGS; m++)
       if (mendings[m].concerns (look, &look->problems[i])) {
         repair_tell (look, &look->problems[i], mendings[m].would);
-        if (mendings[m].mend == drop_entry)
+        if (mendings[m].mend == repair_drop_entry)
           result->lost_bytes += look->problems[i].guest_bytes;
         break;
       }

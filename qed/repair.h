@@ -45,9 +45,23 @@ int repair_settle (struct look *look);
 int repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
                  uint64_t count);
 
-/* n clusters side by side from the end of the file, which read as zeros. */
-int repair_reserve (struct qed_image *image, uint64_t n,
+/* Mend one problem; -ESTALE if it is none any more. */
+int repair_drop_entry (struct look *look, const struct qed_problem *problem,
+                       struct qed_check_result *result);
+int repair_copy_cluster (struct look *look,
+                         const struct qed_problem *problem);
+
+/* Reserve a cluster, or a table's clusters, which read as zeros. */
+int repair_reserve (struct qed_image *image, bool table,
                     struct space_run *run);
+
+/* ---- check.c ---- */
+
+/* The counts of the last look; and what is fewer now than at the first. */
+void check_fill_result (const struct look *look,
+                        struct qed_check_result *result);
+void check_count_fixed (const struct qed_check_result *first,
+                        struct qed_check_result *result);
 
 /* ---- compact.c ---- */
 

@@ -34,6 +34,7 @@ space_init (struct space *space, const struct format_geometry *geometry,
   pthread_mutex_init (&space->lock, NULL);
   bitmap_init (&space->used);
   bitmap_init (&space->tables);
+  bitmap_init (&space->recent);
   wait_queue_init (&space->grown);
   wait_queue_init (&space->reclaimed);
   space->covered = length / cluster_size;
@@ -55,6 +56,7 @@ space_destroy (struct space *space)
 {
   bitmap_destroy (&space->used);
   bitmap_destroy (&space->tables);
+  bitmap_destroy (&space->recent);
   wait_queue_destroy (&space->grown);
   wait_queue_destroy (&space->reclaimed);
   free (space->freed);
@@ -177,7 +179,9 @@ hand_out (struct space *space, bool table, const struct space_run *run)
     return r;
   }
   assert (!shared);
-  return 0;
+  for (i = run->first; space->held && i < run->first + run->n && r == 0; i++)
+    r = bitmap_set (&space->recent, i, &shared);
+  return r;
 }
 
 int
@@ -187,7 +191,7 @@ space_reserve (struct space *space, uint64_t want, struct space_run *run)
 
   pthread_mutex_lock (&space->lock);
   if (!find_free (space, want, run))
-    r = space->reuse && space->freed_n > 0 ? -EBUSY
+    r = space->reuse && space->freed_n > 0 && !space->held ? -EBUSY
       : take_end (space, want, false, run);
   if (r == 0)
     r = hand_out (space, false, run);
@@ -260,7 +264,7 @@ space_promise (struct space *space, size_t n)
   capacity = space->freed_capacity ? space->freed_capacity : PAGE_ROOM;
   while (capacity < need)
     capacity *= 2;
-  if (need > FREED_MAX && space->freed_n > 0)
+  if (need > FREED_MAX && space->freed_n > 0 && !space->held)
     r = -EBUSY;
   else if (capacity > space->freed_capacity) {
     freed = realloc (space->freed, capacity * sizeof *freed);
@@ -336,7 +340,7 @@ space_any_gone (struct space *space)
   bool any;
 
   pthread_mutex_lock (&space->lock);
-  any = space->gone > 0;
+  any = space->gone > 0 && !space->held;
   pthread_mutex_unlock (&space->lock);
   return any;
 }
@@ -368,7 +372,7 @@ space_wait (struct space *space, struct qed_request *request)
   int r = 0;
 
   pthread_mutex_lock (&space->lock);
-  if (space->freed_n > 0 &&
+  if (space->freed_n > 0 && !space->held &&
       space->base + space->used.count == space->end) {
     r = space->gone > 0 ? QED_WAIT : -EAGAIN;
     if (r == QED_WAIT)
@@ -376,6 +380,63 @@ space_wait (struct space *space, struct qed_request *request)
   }
   pthread_mutex_unlock (&space->lock);
   return r;
+}
+
+/* ---- Checks ---- */
+
+int
+space_hold (struct space *space)
+{
+  int r = 0;
+
+  pthread_mutex_lock (&space->lock);
+  if (space->held)
+    r = -EBUSY;
+  space->held = true;
+  pthread_mutex_unlock (&space->lock);
+  if (r == 0)
+    wait_wake_all (&space->reclaimed);
+  return r;
+}
+
+void
+space_release_hold (struct space *space)
+{
+  pthread_mutex_lock (&space->lock);
+  space->held = false;
+  bitmap_destroy (&space->recent);
+  pthread_mutex_unlock (&space->lock);
+}
+
+int
+space_add_unnamed (struct space *space, struct bitmap *into)
+{
+  uint64_t cluster = space->base;
+  size_t i;
+  bool was;
+  int r = 0;
+
+  pthread_mutex_lock (&space->lock);
+  for (i = 0; i < space->freed_n && r == 0; i++)
+    r = bitmap_set (into, space->freed[i], &was);
+  while (r == 0 && space->recent.count > 0 &&
+         (cluster = bitmap_next_set (&space->recent, cluster, space->end)) <
+         space->end)
+    r = bitmap_set (into, cluster++, &was);
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
+bool
+space_borrow (struct space *space, uint64_t cluster)
+{
+  bool ours, was;
+
+  pthread_mutex_lock (&space->lock);
+  ours = !bitmap_test (&space->recent, cluster) &&
+    bitmap_set (&space->used, cluster, &was) == 0;
+  pthread_mutex_unlock (&space->lock);
+  return ours;
 }
 
 /* ---- The length of the file ---- */

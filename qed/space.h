@@ -54,6 +54,8 @@ struct space {
   uint64_t *freed;
   size_t freed_n, gone, flushing, freed_capacity;
   size_t promised;              /* more that 'freed' has room for */
+  bool held;                    /* for a check: what is freed is not reused */
+  struct bitmap recent;         /* while held: handed out since */
   struct wait_queue reclaimed;  /* who waits for some of them to be free */
 
   bool growing;                 /* someone is changing the length */
@@ -149,6 +151,23 @@ void space_reclaim (struct space *space, size_t n);
  * QED_WAIT (queued), or -EAGAIN if a write-back has to come first.
  */
 int space_wait (struct space *space, struct qed_request *request);
+
+/* While a check runs, what is freed stays out of use, and what is handed out
+ * is noted.  -EBUSY if it is held already.  After the release the loop has to
+ * be kicked.
+ */
+int space_hold (struct space *space);
+void space_release_hold (struct space *space);
+
+/* Enter into 'into' what no entry need name though it is in use: what was
+ * handed out while held, and what is freed.  -ENOMEM.
+ */
+int space_add_unnamed (struct space *space, struct bitmap *into);
+
+/* While held: take a cluster that no entry names, free or lost, for a moment;
+ * give it back with space_release.  False if it was handed out meanwhile.
+ */
+bool space_borrow (struct space *space, uint64_t cluster);
 
 /* Whether a cluster belongs to an L2 table. */
 bool space_is_table (struct space *space, uint64_t cluster);

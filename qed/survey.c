@@ -132,17 +132,35 @@ l1_entry (struct survey *survey, uint64_t index, uint64_t entry)
   return 0;
 }
 
-/* A page that was changed, or is used, is in memory as it should be. */
+/* A page that was changed, or is used, is in memory as it should be; one that
+ * was not changed should be the same on disk.
+ */
 static void
-take_from_memory (struct survey *survey, uint64_t key, unsigned char *buf)
+take_from_memory (struct survey *survey, uint64_t key, uint64_t where,
+                  unsigned char *buf)
 {
   struct metadata *md = &survey->image->metadata;
   struct page *page = metadata_lock_page (md, key);
+  struct qed_problem problem = {
+    .code = QED_PROBLEM_PAGE_DIFFERS,
+    .where = where,
+    .value = key,
+  };
+  unsigned char memory[PAGE_BYTES];
+  bool clean;
 
   if (page == NULL)
     return;
-  page_copy (page, buf);
+  if (page->offset != where) {  /* two tables for one range */
+    metadata_unlock_page (md, page);
+    return;
+  }
+  page_copy (page, memory);
+  clean = !page->dirty && !page->writing;
   metadata_unlock_page (md, page);
+  if (clean && memcmp (memory, buf, PAGE_BYTES) != 0)
+    report (survey, &problem);
+  memcpy (buf, memory, PAGE_BYTES);
 }
 
 static int
@@ -155,6 +173,7 @@ l1_entries (struct tablewalk *walk, uint64_t first, unsigned char *buf, size_t n
 
   for (i = 0; survey->online && i < n; i += PAGE_ENTRIES)
     take_from_memory (survey, METADATA_KEY_L1 ((first + i) / PAGE_ENTRIES),
+                      survey->image->geometry.l1_offset + (first + i) * 8,
                       buf + i * 8);
   for (i = 0; i < n && r == 0; i++) {
     entry = format_get64 (buf + i * 8);
@@ -418,7 +437,7 @@ l2_entries (struct tablewalk *walk, struct walk_table *table, uint64_t first,
 
   for (i = 0; survey->online && i < n; i += PAGE_ENTRIES)
     take_from_memory (survey, METADATA_KEY_L2 ((cluster + i) / PAGE_ENTRIES),
-                      buf + i * 8);
+                      table->offset + (first + i) * 8, buf + i * 8);
   if (survey->wanted)
     return name_chunk (survey, table, first, buf, n);
   pthread_mutex_lock (&survey->space->lock);

@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The check of an image that is being served.
+ *
+ *   hold what is freed -> look at all tables -> look again at each suspect ->
+ *   [read the data] -> leaks -> [repair, and look once more] -> let go
+ *
+ * Tables are read from memory where they are cached, else from the disk, while
+ * requests go on.  As what is freed is not reused meanwhile, a cluster that
+ * two entries name is shared for certain; what else looks wrong may have
+ * changed since it was read, and is looked up again before it is told.
+ *
+ * Where damage is found, changes are refused (image_damage).  So a repair can
+ * copy a shared cluster apart, when the writes that were under way have ended.
+ * Damage of L1, and tables that overlap, are left to the repair of the closed
+ * image: pages of such tables are cached under more than one address.
+ *
+ * On the caller's thread.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "look.h"
+#include "repair.h"
+
+struct online {
+  struct look look;
+  struct space space;           /* what the look entered */
+  const struct qed_check_options *options;
+  struct qed_check_result *result;
+  struct bitmap candidates;     /* clusters that may leak */
+  int error;
+};
+
+/* ---- Suspects ---- */
+
+static struct qed_request
+quiet_request (void)
+{
+  struct qed_request request;
+
+  qed_request_init (&request, QED_OP_READ, NULL, 0, 0, 0);
+  request.wake = amend_no_wake;
+  return request;
+}
+
+/* What an entry is now, in memory or else on disk. */
+static int
+entry_now (struct qed_image *image, const struct qed_problem *problem,
+           uint64_t *value)
+{
+  const struct amendment a = amend_problem (image, problem, 0);
+  struct qed_request request = quiet_request ();
+  unsigned char buf[8], copy[PAGE_BYTES];
+  struct storage *s = image->storage;
+  struct page *page;
+  int r;
+
+  while ((page = metadata_lock_page (&image->metadata, a.key)) == NULL) {
+    r = metadata_load (&image->metadata, a.key, a.page, &request);
+    wait_cancel (&request);
+    if (r == -ENOBUFS) {
+      r = s->ops->pread (s, buf, sizeof buf, problem->where);
+      *value = format_get64 (buf);
+    }
+    if (r < 0 || r == -ENOBUFS)
+      return r;
+  }
+  page_copy (page, copy);
+  metadata_unlock_page (&image->metadata, page);
+  *value = format_get64 (copy + (size_t) a.index * 8);
+  return 0;
+}
+
+/* A clean page that is still clean and the same after the disk was read
+ * again.
+ */
+static bool
+page_differs (struct qed_image *image, const struct qed_problem *problem)
+{
+  struct metadata *md = &image->metadata;
+  unsigned char before[PAGE_BYTES], after[PAGE_BYTES], disk[PAGE_BYTES];
+  struct storage *s = image->storage;
+  struct page *page;
+  bool clean = true;
+  unsigned i;
+
+  for (i = 0; i < 2 && clean; i++) {
+    page = metadata_lock_page (md, problem->value);
+    if (page == NULL)
+      return false;
+    clean = !page->dirty && !page->writing && page->offset == problem->where;
+    page_copy (page, i == 0 ? before : after);
+    metadata_unlock_page (md, page);
+    if (i == 0 && s->ops->pread (s, disk, sizeof disk, problem->where) < 0)
+      return false;
+  }
+  return clean && memcmp (before, after, PAGE_BYTES) == 0 &&
+    memcmp (before, disk, PAGE_BYTES) != 0;
+}
+
+static bool
+is_still_so (struct online *online, const struct qed_problem *problem)
+{
+  uint64_t value;
+
+  switch (problem->code) {
+  case QED_PROBLEM_TABLE_UNREADABLE:
+  case QED_PROBLEM_DATA_UNREADABLE:
+    return true;
+  case QED_PROBLEM_PAGE_DIFFERS:
+    return page_differs (online->look.image, problem);
+  default:
+    return entry_now (online->look.image, problem, &value) < 0 ||
+      value == problem->value;
+  }
+}
+
+/* Those that are no problem any more were none. */
+static void
+look_again (struct online *online)
+{
+  struct look *look = &online->look;
+  size_t i, kept = 0;
+
+  for (i = 0; i < look->count; i++)
+    if (is_still_so (online, &look->problems[i]))
+      look->problems[kept++] = look->problems[i];
+    else
+      look->counts[look->problems[i].code]--;
+  look->count = kept;
+}
+
+/* Corruption that a check finds stops changes, as if a request had found
+ * it.
+ */
+static void
+tell_suspects (struct online *online, bool aloud)
+{
+  const struct look *look = &online->look;
+  char text[QED_PROBLEM_TEXT_SIZE];
+  size_t i;
+
+  for (i = 0; i < look->count; i++) {
+    if (aloud && online->options->found)
+      online->options->found (online->options->opaque, &look->problems[i]);
+    if (qed_problem_kind (look->problems[i].code)->severity ==
+        QED_SEVERITY_NOTE)
+      continue;
+    qed_problem_to_text (&look->problems[i], text);
+    image_damage (look->image, "%s", text);
+  }
+}
+
+/* ---- Leaks ---- */
+
+/* What is in use though no table says so. */
+static int
+add_unnamed (struct online *online)
+{
+  struct qed_image *image = online->look.image;
+  struct bitmap *used = &online->space.used;
+  int r = space_add_unnamed (&image->space, used);
+
+  return r == 0 ? cow_add_unnamed (image, used) : r;
+}
+
+static void
+note_candidate (struct look *look, const struct qed_problem *problem)
+{
+  struct online *online = (struct online *) look;
+  unsigned bits = look->image->geometry.cluster_bits;
+  uint64_t i;
+  bool was;
+
+  for (i = 0; i < problem->bytes >> bits && online->error == 0; i++)
+    online->error = bitmap_set (&online->candidates,
+                                (problem->where >> bits) + i, &was);
+}
+
+/* Someone may have named a candidate since its entry was read. */
+static int
+clear_named (struct online *online)
+{
+  struct look *look = &online->look;
+  unsigned bits = look->image->geometry.cluster_bits;
+  size_t i;
+  bool was;
+  int r = look_references (look, &online->candidates);
+
+  for (i = 0; i < look->reference_count && r == 0; i++)
+    r = bitmap_set (&online->space.used, look->references[i].entry >> bits,
+                    &was);
+  return r == 0 ? add_unnamed (online) : r;
+}
+
+static void
+tell_leak (struct look *look, const struct qed_problem *problem)
+{
+  if (look->options->found)
+    look->options->found (look->options->opaque, problem);
+}
+
+/* The candidates that are left, run by run. */
+static void
+tell_candidates (struct online *online,
+                 void (*leak) (struct look *look,
+                               const struct qed_problem *problem))
+{
+  struct look *look = &online->look;
+  struct bitmap *used = &online->space.used;
+  unsigned bits = look->image->geometry.cluster_bits;
+  uint64_t limit = online->space.end, at = online->space.base, end;
+  struct qed_problem problem = { .code = QED_PROBLEM_LEAK };
+
+  while ((at = bitmap_next_set (&online->candidates, at, limit)) < limit) {
+    for (end = at; end < limit && bitmap_test (&online->candidates, end) &&
+           !bitmap_test (used, end); end++)
+      ;
+    problem.where = at << bits;
+    problem.bytes = (end - at) << bits;
+    look->counts[QED_PROBLEM_LEAK] += end - at;
+    if (end > at)
+      leak (look, &problem);
+    at = end > at ? end : at + 1;
+  }
+}
+
+/* What is free and is taken and written to meanwhile looks like a leak, at
+ * first.
+ */
+static int
+find_leaks (struct online *online,
+            void (*leak) (struct look *look,
+                          const struct qed_problem *problem))
+{
+  struct look *look = &online->look;
+  int r = add_unnamed (online);
+
+  bitmap_init (&online->candidates);
+  online->error = 0;
+  look->counts[QED_PROBLEM_LEAK] = look->counts[QED_PROBLEM_FREE] = 0;
+  if (r == 0)
+    r = look_leaks (look, note_candidate);
+  if (r == 0)
+    r = online->error;
+  if (r == 0 && online->candidates.count > 0)
+    r = clear_named (online);
+  look->counts[QED_PROBLEM_LEAK] = 0;
+  if (r == 0 && online->candidates.count > 0)
+    tell_candidates (online, leak);
+  bitmap_destroy (&online->candidates);
+  return r;
+}
+
+/* ---- Repair ---- */
+
+/* Clusters that are free are punched, those that were lost become free. */
+static void
+free_leak (struct look *look, const struct qed_problem *problem)
+{
+  struct qed_image *image = look->image;
+  unsigned bits = image->geometry.cluster_bits;
+  struct storage *s = image->storage;
+  struct space_run run = { .n = 1 };
+  uint64_t i;
+
+  for (i = 0; i < problem->bytes >> bits; i++) {
+    run.first = (problem->where >> bits) + i;
+    if (!space_borrow (&image->space, run.first))
+      continue;
+    if (s->ops->punch (s, run.first << bits, UINT64_C (1) << bits) == 0)
+      look->counts[QED_PROBLEM_LEAK]--;
+    space_release (&image->space, &run);
+  }
+  repair_tell (look, problem, "given back: it is used for what is written "
+               "next");
+}
+
+/* Requests that are at work have ended, or wait. */
+static void
+wait_for_guards (struct qed_image *image)
+{
+  uint64_t mark = guard_mark (&image->guards);
+
+  while (!guard_passed (&image->guards, mark))
+    nanosleep (&(struct timespec) { .tv_nsec = 1000000 }, NULL);
+}
+
+static bool
+is_for_online (const struct qed_problem *problem)
+{
+  return problem->code >= QED_PROBLEM_L2_PAST_END &&
+    problem->code <= QED_PROBLEM_CLUSTER_SHARED;
+}
+
+static int
+mend (struct online *online, const struct qed_problem *problem)
+{
+  int r = problem->code == QED_PROBLEM_CLUSTER_SHARED
+    ? repair_copy_cluster (&online->look, problem)
+    : repair_drop_entry (&online->look, problem, online->result);
+
+  return r == -ESTALE ? 0 : r;
+}
+
+static int
+mend_all (struct online *online)
+{
+  struct look *look = &online->look;
+  size_t i;
+  int r = 0;
+
+  wait_for_guards (look->image);        /* writes are refused by now */
+  for (i = 0; i < look->count && r == 0; i++)
+    if (is_for_online (&look->problems[i]))
+      r = mend (online, &look->problems[i]);
+  return r == 0 ? qed_request_sync (look->image, QED_OP_FLUSH, NULL, 0, 0, 0)
+    : r;
+}
+
+/* ---- The whole ---- */
+
+static int
+look_online (struct online *online, bool aloud)
+{
+  struct look *look = &online->look;
+  size_t tables;
+  int r = look_run (look);
+
+  if (r < 0)
+    return r;
+  look_again (online);
+  tell_suspects (online, aloud);
+  tables = look->count;
+  if (aloud && online->options->data) {
+    r = look_data (look);
+    for (; tables < look->count && online->options->found; tables++)
+      online->options->found (online->options->opaque,
+                              &look->problems[tables]);
+  }
+  return r;
+}
+
+static int
+repair_online (struct online *online)
+{
+  struct look *look = &online->look;
+  struct qed_check_result first = *online->result;
+  int r = 0;
+
+  if (online->options->repair == QED_REPAIR_ALL && look->count > 0) {
+    r = mend_all (online);
+    if (r == 0)
+      r = look_online (online, false);
+  }
+  if (r == 0)
+    r = find_leaks (online, free_leak);
+  check_fill_result (look, online->result);
+  if (r == 0)
+    check_count_fixed (&first, online->result);
+  if (r == 0 && look->count == 0 && atomic_load (&look->image->damaged))
+    image_mended (look->image);
+  return r;
+}
+
+static int
+check (struct online *online)
+{
+  struct look *look = &online->look;
+  int r = look_online (online, true);
+
+  if (r == 0)
+    r = find_leaks (online, tell_leak);
+  memcpy (online->result->counts, look->counts, sizeof look->counts);
+  check_fill_result (look, online->result);
+  if (r == 0 && online->options->repair != QED_REPAIR_NONE)
+    r = repair_online (online);
+  return r;
+}
+
+int
+qed_check_online (struct qed_image *image,
+                  const struct qed_check_options *options,
+                  struct qed_check_result *result)
+{
+  struct online online = {
+    .look = { .image = image, .options = options, .online = true },
+    .options = options,
+    .result = result,
+  };
+  int r;
+
+  memset (result, 0, sizeof *result);
+  if (options->repair != QED_REPAIR_NONE && image->read_only)
+    return -EROFS;
+  qed_request_sync (image, QED_OP_READY, NULL, 0, 0, 0);
+  r = space_init (&online.space, &image->geometry, image->storage,
+                  atomic_load (&image->space.length_bytes));
+  if (r < 0)
+    return r;
+  online.look.space = &online.space;
+  r = space_hold (&image->space);
+  if (r == 0) {
+    wait_for_guards (image);    /* what was reserved before is named now */
+    r = check (&online);
+    space_release_hold (&image->space);
+    image_kick (image);
+  }
+  result->need_check = (image->header.features & QED_F_NEED_CHECK) != 0;
+  look_free (&online.look);
+  space_destroy (&online.space);
+  return r;
+}
