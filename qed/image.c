@@ -294,9 +294,12 @@ cache_bytes (const struct qed_image *image)
 static int
 open_backing (struct qed_image *image)
 {
-  if (!(image->header.features & QED_F_BACKING_FILE) ||
-      image->options.skip_backing)
+  if (!(image->header.features & QED_F_BACKING_FILE))
     return 0;
+  if (image->options.skip_backing) {
+    image->backing_skipped = true;
+    return 0;
+  }
   return backing_open (image, &image->backing);
 }
 

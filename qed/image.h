@@ -76,6 +76,7 @@ struct qed_image {
   struct qed_image *overlay;    /* whose backing file this is, or NULL; it
                                  * lends us its loop */
   struct backing *backing;      /* or NULL */
+  bool backing_skipped;         /* there is one, but it was not opened */
   char *backing_directory;      /* what options.backing_directory points at, if
                                  * it is ours */
 

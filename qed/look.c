@@ -254,10 +254,7 @@ reset_space (struct look *look)
   uint64_t length;
   int r = s->ops->length (s, &length);
 
-  if (r < 0)
-    return r;
-  space_destroy (look->space);
-  return space_init (look->space, &image->geometry, s, length);
+  return r < 0 ? r : space_reset (look->space, &image->geometry, s, length);
 }
 
 /* Ten times a second, tell how far it is.  With the lock held. */

@@ -365,8 +365,8 @@ static bool
 lacks_backing (const struct qed_image *image,
                const struct qed_request *request)
 {
-  return is_change (request) && request->op != QED_OP_FORGET &&
-    image->backing == NULL && (image->header.features & QED_F_BACKING_FILE);
+  return image->backing_skipped && is_change (request) &&
+    request->op != QED_OP_FORGET;
 }
 
 static int

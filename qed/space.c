@@ -19,35 +19,60 @@
 /* The file grows in steps of this many bytes, so that few requests pay. */
 #define GROW_BYTES (UINT64_C (16) << 20)
 
+/* With the lock held, or before anyone else knows the space: nothing is
+ * entered but L1.
+ */
+static int
+start_over (struct space *space, const struct format_geometry *geometry,
+            const struct storage *storage, uint64_t length)
+{
+  uint64_t cluster_size = geometry->cluster_size;
+  bool shared;
+
+  atomic_store (&space->length_bytes, length);
+  space->covered = length / cluster_size;
+  space->fresh = storage->can_grow
+    ? (length + cluster_size - 1) / cluster_size : UINT64_MAX;
+  space->base = space->cursor = space->end =
+    geometry->header_bytes / cluster_size;
+  space->reuse = false;
+  return space_enter (space, geometry->l1_offset / cluster_size,
+                      geometry->table_bytes / cluster_size, false, &shared);
+}
+
 int
 space_init (struct space *space, const struct format_geometry *geometry,
             const struct storage *storage, uint64_t length)
 {
-  uint64_t cluster_size = geometry->cluster_size, l1;
-  bool shared;
   int r;
 
   memset (space, 0, sizeof *space);
   space->cluster_size = geometry->cluster_size;
   space->can_grow = storage->can_grow;
-  atomic_init (&space->length_bytes, length);
   pthread_mutex_init (&space->lock, NULL);
   bitmap_init (&space->used);
   bitmap_init (&space->tables);
   bitmap_init (&space->recent);
   wait_queue_init (&space->grown);
   wait_queue_init (&space->reclaimed);
-  space->covered = length / cluster_size;
-  space->fresh = storage->can_grow
-    ? (length + cluster_size - 1) / cluster_size : UINT64_MAX;
-
-  l1 = geometry->l1_offset / cluster_size;
-  space->base = space->cursor = space->end =
-    geometry->header_bytes / cluster_size;
-  r = space_enter (space, l1, geometry->table_bytes / cluster_size, false,
-                   &shared);
+  r = start_over (space, geometry, storage, length);
   if (r < 0)
     space_destroy (space);
+  return r;
+}
+
+int
+space_reset (struct space *space, const struct format_geometry *geometry,
+             const struct storage *storage, uint64_t length)
+{
+  int r;
+
+  pthread_mutex_lock (&space->lock);
+  assert (space->freed_n == 0);
+  bitmap_destroy (&space->used);
+  bitmap_destroy (&space->tables);
+  r = start_over (space, geometry, storage, length);
+  pthread_mutex_unlock (&space->lock);
   return r;
 }
 

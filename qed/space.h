@@ -67,6 +67,10 @@ int space_init (struct space *space, const struct format_geometry *geometry,
                 const struct storage *storage, uint64_t length);
 void space_destroy (struct space *space);
 
+/* Forget what was entered; while no request uses it and nothing is freed. */
+int space_reset (struct space *space, const struct format_geometry *geometry,
+                 const struct storage *storage, uint64_t length);
+
 /* ---- For the opening scan ---- */
 
 /* Enter a reference to n clusters behind the header; *shared is set if one

@@ -448,6 +448,37 @@ l2_entries (struct tablewalk *walk, struct walk_table *table, uint64_t first,
 
 /* ---- The walk ---- */
 
+/* A new table is a hole of the file until it is written back: what it says is
+ * in memory.
+ */
+static int
+hole (struct tablewalk *walk, struct walk_table *table, uint64_t first,
+      uint64_t n)
+{
+  struct survey *survey = survey_of (walk);
+  struct metadata *md = &survey->image->metadata;
+  uint64_t cluster = table == NULL ? first
+    : (table->l1_index << survey->image->geometry.entries_bits) + first;
+  unsigned char buf[PAGE_BYTES];
+  struct page *page;
+  uint64_t i;
+  int r = 0;
+
+  for (i = 0; i < n && r == 0; i += PAGE_ENTRIES) {
+    page = metadata_lock_page (md, table == NULL
+                               ? METADATA_KEY_L1 ((cluster + i) / PAGE_ENTRIES)
+                               : METADATA_KEY_L2 ((cluster + i) /
+                                                  PAGE_ENTRIES));
+    if (page == NULL)
+      continue;
+    metadata_unlock_page (md, page);
+    memset (buf, 0, sizeof buf);
+    r = table == NULL ? l1_entries (walk, first + i, buf, PAGE_ENTRIES)
+      : l2_entries (walk, table, first + i, buf, PAGE_ENTRIES);
+  }
+  return r;
+}
+
 static int
 unreadable (struct tablewalk *walk, const struct walk_table *table,
             uint64_t offset, int error)
@@ -499,6 +530,7 @@ survey_init (struct survey *survey)
     .control = survey->control,
     .l1_entries = l1_entries,
     .l2_entries = l2_entries,
+    .hole = survey->online ? hole : NULL,
     .unreadable = unreadable,
     .may_go_on = may_go_on,
   };

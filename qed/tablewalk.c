@@ -14,6 +14,7 @@ struct walker {
   struct tablewalk *walk;
   struct walk_table *table;     /* NULL: L1 */
   uint64_t start, end;          /* of the table, in the file */
+  uint64_t asked;               /* from where the last read was to be */
   uint64_t fine_until;          /* up to here page by page, since a chunk
                                  * could not be read */
   struct loop_timer pause;      /* for the rate */
@@ -33,7 +34,7 @@ read_chunk (struct walker *walker, uint64_t offset)
   walker->io.buf = walker->buf;
   walker->io.count = offset < walker->fine_until
     ? PAGE_BYTES : TABLEWALK_CHUNK_BYTES;
-  walker->io.offset = offset;
+  walker->io.offset = walker->asked = offset;
   walker->io.limit = walker->end;
   storage_submit (walk->loop, walk->storage, &walker->io);
 }
@@ -48,6 +49,22 @@ give_entries (struct walker *walker)
   return walker->table
     ? walk->l2_entries (walk, walker->table, first, walker->buf, n)
     : walk->l1_entries (walk, first, walker->buf, n);
+}
+
+/* What lies between the place that was asked for and the data that was read,
+ * or the table's end.
+ */
+static int
+give_hole (struct walker *walker)
+{
+  struct tablewalk *walk = walker->walk;
+  uint64_t end = walker->io.count > 0 ? walker->io.offset : walker->end;
+
+  if (walk->hole == NULL || end <= walker->asked)
+    return 0;
+  return walk->hole (walk, walker->table,
+                     (walker->asked - walker->start) / 8,
+                     (end - walker->asked) / 8);
 }
 
 /* A failed chunk is read again page by page; a failed page is told. */
@@ -80,8 +97,10 @@ digest_chunk (struct walker *walker)
     : walk->may_go_on ? walk->may_go_on (walk) : 0;
 
   if (r == 0 && walker->io.error < 0)
-    r = digest_error (walker);
-  else if (r == 0 && walker->io.count > 0)
+    return digest_error (walker);
+  if (r == 0)
+    r = give_hole (walker);
+  if (r == 0 && walker->io.count > 0)
     r = give_entries (walker);
   return r;
 }

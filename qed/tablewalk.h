@@ -44,6 +44,11 @@ struct tablewalk {
                      size_t n);
   int (*l2_entries) (struct tablewalk *walk, struct walk_table *table,
                      uint64_t first, unsigned char *buf, size_t n);
+  /* NULL, or: n entries from 'first' on were not read because the file has a
+   * hole there.
+   */
+  int (*hole) (struct tablewalk *walk, struct walk_table *table,
+               uint64_t first, uint64_t n);
   /* A page could not be read: 0 to go on behind it.  'table' is NULL for
    * L1.
    */
