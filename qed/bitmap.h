@@ -41,6 +41,26 @@ bool bitmap_test (struct bitmap *bitmap, uint64_t bit);
 int bitmap_set (struct bitmap *bitmap, uint64_t bit, bool *was);
 void bitmap_clear (struct bitmap *bitmap, uint64_t bit);
 
+/* Set a bit that is clear, if that needs no search: else false, and nothing
+ * was done.
+ */
+static inline bool
+bitmap_add_quickly (struct bitmap *bitmap, uint64_t bit)
+{
+  uint64_t index = bit / BITMAP_CHUNK_BITS, mask = UINT64_C (1) << (bit % 64);
+  struct bitmap_chunk *chunk = bitmap->recent[index % BITMAP_RECENT];
+  uint64_t *word;
+
+  if (chunk == NULL || chunk->index != index)
+    return false;
+  word = &chunk->words[bit % BITMAP_CHUNK_BITS / 64];
+  if (*word & mask)
+    return false;
+  *word |= mask;
+  bitmap->count++;
+  return true;
+}
+
 /* Set n bits from 'first' on, as far as they are clear: *added says how many
  * that were.  -ENOMEM.
  */

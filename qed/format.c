@@ -41,15 +41,6 @@ format_get32 (const unsigned char *p)
   return le32toh (v);
 }
 
-uint64_t
-format_get64 (const unsigned char *p)
-{
-  uint64_t v;
-
-  memcpy (&v, p, sizeof v);
-  return le64toh (v);
-}
-
 void
 format_put32 (unsigned char *p, uint32_t v)
 {

@@ -16,9 +16,11 @@
 #ifndef QED_FORMAT_H
 #define QED_FORMAT_H
 
+#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define FORMAT_MAGIC 0x00444551u        /* "QED\0" read as little-endian */
 #define FORMAT_SECTOR 512u              /* what a disk writes as a whole */
@@ -103,7 +105,14 @@ void format_geometry_init (struct format_geometry *geometry,
 
 /* Little-endian access at any address. */
 uint32_t format_get32 (const unsigned char *p);
-uint64_t format_get64 (const unsigned char *p);
+static inline uint64_t
+format_get64 (const unsigned char *p)
+{
+  uint64_t v;
+
+  memcpy (&v, p, sizeof v);
+  return le64toh (v);
+}
 void format_put32 (unsigned char *p, uint32_t v);
 void format_put64 (unsigned char *p, uint64_t v);
 

@@ -134,6 +134,12 @@ space_enter_run (struct space *space, uint64_t first, uint64_t n,
     return r;
   if (*added > 0 && space->end < first + *added)
     space->end = first + *added;
+  return 0;
+}
+
+int
+space_check_sparse (const struct space *space)
+{
   return too_sparse (&space->used) ? -EFBIG : 0;
 }
 

@@ -87,6 +87,9 @@ int space_enter (struct space *space, uint64_t first, uint64_t n, bool table,
 int space_enter_run (struct space *space, uint64_t first, uint64_t n,
                      uint64_t *added);
 
+/* -EFBIG as above, for space_enter_run: to be asked now and then. */
+int space_check_sparse (const struct space *space);
+
 /* Everything was entered: free clusters may be reused and the tail cut. */
 void space_complete (struct space *space);
 

@@ -326,20 +326,29 @@ clash (struct survey *survey, const struct walk_table *table, uint64_t index,
   return 0;
 }
 
-/* n entries from 'index' on name clusters side by side, from 'entry' on. */
+/* n entries from 'index' on, each of which names the cluster behind the one
+ * before.
+ */
+struct run {
+  uint64_t index, entry, n;
+};
+
 static int
 enter_run (struct survey *survey, const struct walk_table *table,
-           uint64_t index, uint64_t entry, uint64_t n)
+           const struct run *run)
 {
   unsigned bits = survey->image->geometry.cluster_bits;
   struct space *space = survey->space;
-  uint64_t first = entry >> bits, done = 0, added;
+  uint64_t first = run->entry >> bits, done = 0, added;
   int r = 0;
 
-  while (done < n && r == 0) {
-    r = space_enter_run (space, first + done, n - done, &added);
-    if (r == 0 && done + added < n) {
-      r = clash (survey, table, index + done + added,
+  if (run->n == 1 && first < space->end &&
+      bitmap_add_quickly (&space->used, first))
+    return 0;
+  while (done < run->n && r == 0) {
+    r = space_enter_run (space, first + done, run->n - done, &added);
+    if (r == 0 && done + added < run->n) {
+      r = clash (survey, table, run->index + done + added,
                  (first + done + added) << bits);
       added++;
     }
@@ -348,59 +357,66 @@ enter_run (struct survey *survey, const struct walk_table *table,
   return r;
 }
 
-struct run {
-  uint64_t index, entry, n;
-};
-
-/* A run of entries, each one cluster behind the one before.  With the space
- * locked.
+/* Whether an entry that is neither 0 nor 1 may name a cluster: what
+ * format_classify_l2 says at length.
  */
-static int
-l2_run (struct survey *survey, struct walk_table *table,
-        const struct run *run)
+static inline bool
+is_plausible (const struct format_geometry *g, uint64_t entry,
+              uint64_t length)
 {
-  const struct format_geometry *g = &survey->image->geometry;
-
-  survey->allocated += run->n;
-  if (table->last != 0 && table->last + g->cluster_size != run->entry)
-    survey->fragmented++;
-  table->last = run->entry + ((run->n - 1) << g->cluster_bits);
-  return enter_run (survey, table, run->index, run->entry, run->n);
+  return (entry & (g->cluster_size - 1)) == 0 && entry < length &&
+    entry >= g->header_bytes && entry - g->l1_offset >= g->table_bytes;
 }
 
+/* How many entries go on as the first of them does. */
+static uint64_t
+run_length (const struct survey *survey, const unsigned char *buf, size_t n,
+            uint64_t length)
+{
+  const struct format_geometry *g = &survey->image->geometry;
+  uint64_t entry = format_get64 (buf);
+  size_t i;
+
+  for (i = 1; i < n; i++) {
+    entry += g->cluster_size;
+    if (format_get64 (buf + i * 8) != entry || entry >= length ||
+        entry == g->l1_offset)
+      break;
+  }
+  return i;
+}
+
+/* With the space locked. */
 static int
 l2_chunk (struct survey *survey, struct walk_table *table,
           uint64_t first, const unsigned char *buf, size_t n)
 {
   const struct format_geometry *g = &survey->image->geometry;
   const uint64_t length = atomic_load (&survey->image->space.length_bytes);
-  enum format_entry class;
   uint64_t entry;
   struct run run;
-  size_t i = 0;
+  size_t i;
   int r = 0;
 
-  while (i < n && r == 0) {
+  for (i = 0; i < n && r == 0; i += run.n) {
     entry = format_get64 (buf + i * 8);
-    if (entry <= FORMAT_ENTRY_ZERO) {
-      i++;
+    run = (struct run) { first + i, entry, 1 };
+    if (entry <= FORMAT_ENTRY_ZERO)
+      continue;
+    if (!is_plausible (g, entry, length)) {
+      report_l2 (survey, table,
+                 l2_problem (format_classify_l2 (g, entry, length)),
+                 run.index, entry);
       continue;
     }
-    run = (struct run) { first + i++, entry, 1 };
-    class = format_classify_l2 (g, entry, length);
-    if (class != FORMAT_ALLOCATED) {
-      report_l2 (survey, table, l2_problem (class), run.index, entry);
-      continue;
-    }
-    for (; i < n; i++, run.n++) {
-      entry += g->cluster_size;
-      if (format_get64 (buf + i * 8) != entry || entry >= length ||
-          entry == g->l1_offset)
-        break;
-    }
-    r = l2_run (survey, table, &run);
+    run.n = run_length (survey, buf + i * 8, n - i, length);
+    survey->allocated += run.n;
+    survey->fragmented += table->last != 0 &&
+      table->last + g->cluster_size != entry;
+    table->last = entry + ((run.n - 1) << g->cluster_bits);
+    r = enter_run (survey, table, &run);
   }
-  return r;
+  return r == 0 ? space_check_sparse (survey->space) : r;
 }
 
 /* Only for those that are wanted. */
