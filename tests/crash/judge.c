@@ -197,6 +197,7 @@ struct reader {
   const struct promise *promise;
   struct random *random;
   struct qed_image *image;
+  bool repairs;                 /* at open, so that debris reads as zeros */
   uint64_t *sectors;            /* those written to, in order */
 };
 
@@ -226,7 +227,7 @@ read_through (struct reader *reader, uint64_t sector, uint64_t n)
   qed_request_init (&request, QED_OP_READ, buf, n * SECTOR, sector * SECTOR,
                     0);
   r = workload_request (reader->image, &request, 0);
-  if (r != (debris ? -EIO : 0))
+  if (r != (debris && !reader->repairs ? -EIO : 0))
     sim_violation ("reopened: reading guest sector 0x%" PRIx64 ": %s; the "
                    "entry is %s", sector, r < 0 ? strerror (-r) : "success",
                    debris ? "past the end" : "good");
@@ -277,20 +278,40 @@ read_all (struct reader *reader)
   }
 }
 
+/* What is written by the repair at open: it is as good as new. */
+static void
+judge_repair (struct reader *reader)
+{
+  struct walk walk;
+
+  walk_image (reader->disk, &walk);
+  if (walk.problem[0])
+    sim_violation ("repaired at open: %s", walk.problem);
+  if (walk.features & WALK_NEED_CHECK || walk.debris_count > 0)
+    sim_violation ("repaired at open: NEED_CHECK is %s, %zu entries are "
+                   "past the end", walk.features & WALK_NEED_CHECK
+                   ? "set" : "clear", walk.debris_count);
+  walk_destroy (&walk);
+}
+
 static void
 reader_fiber (void *arg)
 {
   struct reader *reader = arg;
   struct qed_options options;
   struct storage *storage = sim_storage_open (reader->disk, reader->random);
+  struct qed_request ready;
   int r;
 
-  /* A marked image becomes read-only by itself. */
+  qed_options_init (&options);
   if (!(reader->walk->features & WALK_NEED_CHECK)) {
     storage->read_only = true;
     storage->can_grow = false;
   }
-  qed_options_init (&options);
+  else if (random_one_in (reader->random, 2))
+    options.check = QED_CHECK_NEVER;    /* it becomes read-only by itself */
+  else
+    reader->repairs = true;
   options.path = "reopened.qed";
   options.metadata_cache = QED_METADATA_CACHE_MIN;
   options.backing = QED_BACKING_ANY;
@@ -299,10 +320,14 @@ reader_fiber (void *arg)
     r = qed_start (reader->image);
   if (r < 0)
     sim_violation ("it can't be reopened: %s", strerror (-r));
+  qed_request_init (&ready, QED_OP_READY, NULL, 0, 0, 0);
+  workload_request (reader->image, &ready, 0);
   read_all (reader);
   r = qed_close (reader->image);
   if (r < 0)
     sim_violation ("reopened, closing it fails: %s", strerror (-r));
+  if (reader->repairs)
+    judge_repair (reader);
 }
 
 void

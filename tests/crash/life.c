@@ -176,6 +176,7 @@ open_image (struct workload *workload, struct random *random)
   static const uint64_t caches[] = { 0, 128 << 10, QED_METADATA_CACHE_MIN,
                                      QED_METADATA_CACHE_DEFAULT };
   struct qed_image **image = &workload->image;
+  struct qed_request ready;
   struct qed_options options;
   int r;
 
@@ -202,6 +203,8 @@ open_image (struct workload *workload, struct random *random)
     r = qed_start (*image);
   if (r < 0)
     sim_violation ("a good image can't be opened: %s", strerror (-r));
+  qed_request_init (&ready, QED_OP_READY, NULL, 0, 0, 0);
+  workload_request (*image, &ready, 0);
 }
 
 static void
@@ -320,7 +323,8 @@ go_on_from (struct disk *disk)
   size_t i;
 
   walk_image (disk, &walk);
-  if (walk.features & WALK_NEED_CHECK)
+  /* Or the engine repairs it when it is opened. */
+  if (walk.features & WALK_NEED_CHECK && random_one_in (&life.random, 2))
     craft_repair (disk, &walk);
   walk_destroy (&walk);
   walk_image (disk, &walk);
