@@ -281,12 +281,18 @@ struct qed_create_options {
   uint32_t cluster_size;        /* bytes */
   uint32_t table_size;          /* clusters */
   const char *backing;          /* name to be stored, or NULL */
-  bool backing_raw;             /* store BACKING_FORMAT_NO_PROBE */
+  bool backing_raw;             /* store BACKING_FORMAT_NO_PROBE; an NBD URI
+                                 * has it in any case */
   bool force;                   /* overwrite an existing file */
   struct qed_log log;
 };
 
 void qed_create_options_init (struct qed_create_options *options);
+
+/* Whether a backing name is the URI of an NBD server's export, which is raw
+ * whatever its content looks like.
+ */
+bool qed_backing_is_nbd (const char *name);
 
 /* Make a new image, durably.  All parameters are validated before the file is
  * touched; an existing file is replaced only with 'force', and only if no
