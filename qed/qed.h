@@ -76,7 +76,7 @@ enum qed_discard_mode {
 
 enum qed_backing_mode {
   QED_BACKING_BESIDE,   /* files in the image's own directory */
-  QED_BACKING_ANY,
+  QED_BACKING_ANY,      /* also NBD servers' exports */
   QED_BACKING_NONE,
   QED_BACKING_BELOW,    /* files in backing_directory */
 };
@@ -237,6 +237,7 @@ struct qed_request {
   struct qed_waiter waiter;
   struct qed_request *flush_next;
   struct cow *cow;              /* a copy on write under way */
+  struct fetch *fetch;          /* what it wants from a server, or has got */
   enum qed_extent kind;         /* of the extent that ends at 'done' */
   uint64_t kind_start;          /* and where it starts in the range */
 };
