@@ -13,12 +13,14 @@
 #include <unistd.h>
 
 #include "backing.h"
+#include "fetch.h"
 #include "file.h"
 #include "image.h"
 
 struct backing {
   struct storage *raw;          /* one of the two */
   struct qed_image *qed;
+  bool remote;                  /* raw is a socket: see fetch.h */
   uint64_t size;
   char *path;
 };
@@ -83,16 +85,6 @@ resolve_name (const char *directory, const char *name)
   return path;
 }
 
-/* A scheme before a colon: a URI, or QEMU's "json:", "nbd:", "fat:"... */
-static bool
-has_scheme (const char *name)
-{
-  size_t n = strspn (name, "abcdefghijklmnopqrstuvwxyz"
-                     "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-");
-
-  return n > 0 && name[n] == ':';
-}
-
 /* ---- Opening a file under the policy ---- */
 
 /* Its type is known before it is opened: opening alone may do something (a
@@ -122,28 +114,37 @@ open_file (const struct qed_image *image, const char *path)
   return fd == -EXDEV ? -EPERM : fd;
 }
 
+static int
+check_depth (const struct qed_image *image)
+{
+  const struct qed_image *above;
+  unsigned depth = 0;
+
+  for (above = image; above; above = above->overlay)
+    depth++;
+  if (depth <= BACKING_DEPTH_MAX)
+    return 0;
+  log_error (&image->options.log, "%s: more than %u backing files: commit "
+             "some of them", image->path, BACKING_DEPTH_MAX);
+  return -ELOOP;
+}
+
 /* The same file twice in a chain would never end. */
 static int
 check_loop (const struct qed_image *image, int fd, const char *path)
 {
   const struct qed_image *above;
-  unsigned depth = 0;
   struct stat st;
 
   if (fstat (fd, &st) == -1)
     return -errno;
-  for (above = image; above; above = above->overlay, depth++)
+  for (above = image; above; above = above->overlay)
     if (above->device == st.st_dev && above->inode == st.st_ino) {
       log_error (&image->options.log, "%s: the backing file %s is already in "
                  "the chain above: it would back itself", image->path, path);
       return -ELOOP;
     }
-  if (depth > BACKING_DEPTH_MAX) {
-    log_error (&image->options.log, "%s: more than %u backing files: commit "
-               "some of them", image->path, BACKING_DEPTH_MAX);
-    return -ELOOP;
-  }
-  return 0;
+  return check_depth (image);
 }
 
 /* ---- Formats ---- */
@@ -266,18 +267,32 @@ read_name (struct qed_image *image, char **name)
   return r;
 }
 
+/* A name in a stranger's file must not make a server connect to hosts that
+ * only it can reach: a URI is allowed only where any file is.
+ */
 static int
 check_policy (const struct qed_image *image, const char *name)
 {
-  if (image->options.backing == QED_BACKING_NONE) {
-    log_error (&image->options.log, "%s: the image has a backing file (%s), "
-               "and backing=none allows no backing files", image->path, name);
+  const struct qed_log *log = &image->options.log;
+  enum qed_backing_mode mode = image->options.backing;
+  char error[FORMAT_ERROR_SIZE];
+  int r;
+
+  if (mode == QED_BACKING_NONE) {
+    log_error (log, "%s: the image has a backing file (%s), and backing=none "
+               "allows no backing files", image->path, name);
     return -EPERM;
   }
-  if (has_scheme (name)) {
-    log_error (&image->options.log, "%s: the backing file %s is not a local "
-               "file: that is not supported", image->path, name);
-    return -ENOTSUP;
+  r = format_check_backing_kind (name, error);
+  if (r < 0) {
+    log_error (log, "%s: the backing file %s: %s", image->path, name, error);
+    return r;
+  }
+  if (mode != QED_BACKING_ANY &&
+      format_backing_kind (name) == FORMAT_BACKING_NBD) {
+    log_error (log, "%s: the backing file %s is on an NBD server: allow that "
+               "with backing=any if you trust the image", image->path, name);
+    return -EPERM;
   }
   return 0;
 }
@@ -301,6 +316,23 @@ find_path (struct qed_image *image, const char *name, char **path)
   return *path ? 0 : -ENOMEM;
 }
 
+/* What a server exports may be a guest's disk, into which the guest can write
+ * any header: it is raw, and never probed.
+ */
+static int
+open_uri (struct qed_image *image, const char *uri, struct backing *backing)
+{
+  int r = check_depth (image);
+
+  if (r == 0)
+    r = storage_nbd_open (uri, image->path, &image->options.log,
+                          &backing->raw);
+  if (r < 0)
+    return r;
+  backing->remote = true;
+  return backing->raw->ops->length (backing->raw, &backing->size);
+}
+
 static int
 open_path (struct qed_image *image, const char *path,
            struct backing *backing)
@@ -320,30 +352,54 @@ open_path (struct qed_image *image, const char *path,
   return r < 0 ? r : open_format (image, storage, path, backing);
 }
 
+static int
+open_name (struct qed_image *image, const char *name,
+           struct backing *backing)
+{
+  int r;
+
+  if (format_backing_kind (name) == FORMAT_BACKING_NBD) {
+    backing->path = strdup (name);
+    return backing->path ? open_uri (image, name, backing) : -ENOMEM;
+  }
+  r = find_path (image, name, &backing->path);
+  return r < 0 ? r : open_path (image, backing->path, backing);
+}
+
 int
 backing_open (struct qed_image *image, struct backing **backing)
 {
-  char *name = NULL, *path = NULL;
+  char *name = NULL;
   int r = read_name (image, &name);
 
   *backing = NULL;
   if (r == 0)
     r = check_policy (image, name);
-  if (r == 0)
-    r = find_path (image, name, &path);
   if (r == 0) {
     *backing = calloc (1, sizeof **backing);
-    r = *backing ? open_path (image, path, *backing) : -ENOMEM;
+    r = *backing ? open_name (image, name, *backing) : -ENOMEM;
   }
-  if (r < 0) {
+  if (r < 0 && *backing) {
+    free ((*backing)->path);
     free (*backing);
     *backing = NULL;
-    free (path);
   }
-  else
-    (*backing)->path = path;
   free (name);
   return r;
+}
+
+int
+backing_start (struct backing *backing, struct loop *loop,
+               void (*stopped) (void *opaque), void *opaque)
+{
+  return backing->remote
+    ? backing->raw->ops->start (backing->raw, loop, stopped, opaque) : 0;
+}
+
+bool
+backing_stop (struct backing *backing)
+{
+  return !backing->remote || backing->raw->ops->stop (backing->raw);
 }
 
 void
@@ -357,6 +413,15 @@ backing_close (struct backing *backing)
     backing->raw->ops->close (backing->raw);
   free (backing->path);
   free (backing);
+}
+
+bool
+backing_is_remote (const struct backing *backing)
+{
+  for (; backing->qed; backing = backing->qed->backing)
+    if (backing->qed->backing == NULL)
+      return false;
+  return backing->remote;
 }
 
 uint64_t
@@ -410,7 +475,23 @@ backing_read (struct backing *backing, struct qed_request *request,
   }
   if (backing->qed)
     return request_read (backing->qed, request, at, bytes, buf, done);
+  if (backing->remote)
+    return fetch_read (backing->raw, request, at, bytes, buf, done);
   return backing->raw->ops->pread (backing->raw, buf, bytes, at);
+}
+
+/* All that the request wants to know, if it has a range, is asked at once. */
+static int
+remote_extent (struct backing *backing, struct qed_request *request,
+               uint64_t at, uint64_t bytes, enum qed_extent *kind,
+               uint64_t *done)
+{
+  uint64_t end = request->offset + request->count;
+  uint64_t ahead = end > at ? end - at : 0;
+
+  if (ahead > backing->size - at)
+    ahead = backing->size - at;
+  return fetch_extent (backing->raw, request, at, bytes, ahead, kind, done);
 }
 
 int
@@ -427,6 +508,8 @@ backing_extent (struct backing *backing, struct qed_request *request,
     return 0;
   if (backing->qed)
     return request_extent (backing->qed, request, at, bytes, kind, done);
+  if (backing->remote)
+    return remote_extent (backing, request, at, bytes, kind, done);
   r = backing->raw->ops->next_data (backing->raw, at, &start, &end);
   if (r < 0)
     return r;
@@ -448,6 +531,9 @@ backing_prefetch (struct backing *backing, struct qed_request *request,
     return 0;
   if (backing->qed)
     return request_prefetch (backing->qed, request, at, bytes, done);
-  backing->raw->ops->prefetch (backing->raw, at, bytes);
+  if (backing->remote)
+    fetch_prefetch (backing->raw, at, bytes);
+  else
+    backing->raw->ops->prefetch (backing->raw, at, bytes);
   return 0;
 }

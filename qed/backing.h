@@ -6,7 +6,9 @@
  * A backing file is raw or QED, never written, and locked as a reader.  Its
  * name stands in a file that a stranger may have made, so by default it must
  * lie inside the image's own directory; symlinks and ".." don't lead out of
- * it.  Offsets and sizes are the guest's bytes.
+ * it.  It may also be the URI of an NBD server's export, which is always raw,
+ * has no locks, and is allowed only where any file is.  Offsets and sizes are
+ * the guest's bytes.
  */
 
 #ifndef QED_BACKING_H
@@ -21,6 +23,7 @@
 #define BACKING_DEPTH_MAX 32u
 
 struct backing;
+struct loop;
 
 /* Open what the image's header names, with plain calls; the message says what
  * is wrong and which parameter would allow it.
@@ -28,8 +31,18 @@ struct backing;
 int backing_open (struct qed_image *image, struct backing **backing);
 void backing_close (struct backing *backing);
 
+/* A server's export is read with the help of a loop, from start, after any
+ * fork, to stop, on the loop: as in struct storage_ops.
+ */
+int backing_start (struct backing *backing, struct loop *loop,
+                   void (*stopped) (void *opaque), void *opaque);
+bool backing_stop (struct backing *backing);
+
+/* Whether reading a part of it may take a round trip to a server. */
+bool backing_is_remote (const struct backing *backing);
+
 uint64_t backing_size (const struct backing *backing);
-const char *backing_path (const struct backing *backing);
+const char *backing_path (const struct backing *backing); /* or its URI */
 struct qed_file_id backing_identify (const struct backing *backing);
 
 /* The image of a QED backing file, or NULL. */

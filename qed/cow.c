@@ -189,13 +189,16 @@ cow_add_unnamed (struct qed_image *image, struct bitmap *into)
 
 /* ---- Fill ---- */
 
-/* Read what the data leaves of the cluster; 'filled' skips the data. */
+/* Read what the data leaves of the cluster; 'filled' skips the data, but from
+ * a server one read of all is better than two round trips.
+ */
 static int
 read_fill (struct qed_image *image, struct qed_request *request,
            struct cow *cow)
 {
   uint64_t size = image->geometry.cluster_size, end, n;
   uint64_t start = cow->first << image->geometry.cluster_bits;
+  bool split = !backing_is_remote (image->backing);
   int r;
 
   while (cow->fill && cow->filled < size) {
@@ -203,7 +206,7 @@ read_fill (struct qed_image *image, struct qed_request *request,
       cow->filled += cow->bytes;
       continue;
     }
-    end = cow->filled < cow->in ? cow->in : size;
+    end = split && cow->filled < cow->in ? cow->in : size;
     n = end - cow->filled;
     if (cow->class == FORMAT_ZERO)
       memset (cow->fill + cow->filled, 0, n);

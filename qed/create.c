@@ -46,6 +46,12 @@ qed_create_options_init (struct qed_create_options *options)
   options->table_size = QED_TABLE_SIZE_DEFAULT;
 }
 
+bool
+qed_backing_is_nbd (const char *name)
+{
+  return format_backing_kind (name) == FORMAT_BACKING_NBD;
+}
+
 /* Report a failed system call or helper; returns 'r'. */
 static int
 failed (struct creation *c, int r, const char *what)
@@ -84,7 +90,11 @@ check_backing (struct creation *c)
                o->cluster_size - FORMAT_HEADER_BYTES);
     return -EINVAL;
   }
-  return 0;
+  r = format_check_backing_kind (o->backing, error);
+  if (r < 0)
+    log_error (c->log, "%s: the backing file %s: %s", o->path, o->backing,
+               error);
+  return r;
 }
 
 /* All that can be known before the file is touched. */
@@ -112,7 +122,7 @@ check_options (struct creation *c)
   h->image_size = o->size;
   if (o->backing != NULL) {
     h->features |= QED_F_BACKING_FILE;
-    if (o->backing_raw)
+    if (o->backing_raw || qed_backing_is_nbd (o->backing))
       h->features |= QED_F_BACKING_FORMAT_NO_PROBE;
     h->backing_filename_offset = FORMAT_HEADER_BYTES;
     h->backing_filename_size = strlen (o->backing);
@@ -153,7 +163,7 @@ check_backing_is_other (struct creation *c)
   char *path;
   int r;
 
-  if (backing == NULL)
+  if (backing == NULL || qed_backing_is_nbd (backing))
     return 0;
   if (backing[0] == '/' || slash == NULL)
     r = asprintf (&path, "%s", backing);

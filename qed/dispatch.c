@@ -171,7 +171,7 @@ may_end (const struct qed_image *image)
   if (reclaim_active (image))
     return false;
   for (; image; image = image_below (image))
-    if (image->scan)
+    if (image->scan || (image->backing && !backing_stop (image->backing)))
       return false;
   return true;
 }

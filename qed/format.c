@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include <endian.h>
 
@@ -148,6 +149,74 @@ format_check_backing_name (const char *name, size_t len,
     if (c < 0x20 || c == 0x7f)
       return invalid (error, "the backing file name has a control character "
                       "(0x%02x) at byte %zu", c, i);
+  }
+  return 0;
+}
+
+static bool
+starts_with (const char *text, const char *prefix)
+{
+  return strncmp (text, prefix, strlen (prefix)) == 0;
+}
+
+enum format_backing
+format_backing_kind (const char *name)
+{
+  static const char *const nbd[] = {
+    "nbd://", "nbds://", "nbd+unix://", "nbds+unix://",
+  };
+  size_t i, n;
+
+  for (i = 0; i < sizeof nbd / sizeof nbd[0]; ++i)
+    if (starts_with (name, nbd[i]))
+      return FORMAT_BACKING_NBD;
+  n = strspn (name, "abcdefghijklmnopqrstuvwxyz"
+              "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-");
+  return n > 0 && name[n] == ':' ? FORMAT_BACKING_OTHER
+    : FORMAT_BACKING_FILE;
+}
+
+/* The parameter of an NBD URI that is a relative path, or NULL.  The value
+ * may be percent-encoded.
+ */
+static const char *
+relative_parameter (const char *uri)
+{
+  static const char *const paths[] = {
+    "socket=", "tls-certificates=", "tls-psk-file=",
+  };
+  const char *at = strchr (uri, '?'), *value;
+  size_t i;
+
+  for (; at; at = strpbrk (at + 1, "&;"))
+    for (i = 0; i < sizeof paths / sizeof paths[0]; ++i) {
+      value = at + 1 + strlen (paths[i]);
+      if (starts_with (at + 1, paths[i]) && value[0] != '/' &&
+          strncasecmp (value, "%2f", 3) != 0)
+        return paths[i];
+    }
+  return NULL;
+}
+
+int
+format_check_backing_kind (const char *name, char error[FORMAT_ERROR_SIZE])
+{
+  const char *relative;
+
+  switch (format_backing_kind (name)) {
+  case FORMAT_BACKING_OTHER:
+    invalid (error, "it is neither a file nor an NBD URI (nbd://, nbds://, "
+             "nbd+unix://, nbds+unix://), and nothing else is supported; a "
+             "file with a colon in its name is written ./NAME");
+    return -ENOTSUP;
+  case FORMAT_BACKING_NBD:
+    relative = relative_parameter (name);
+    if (relative)
+      return invalid (error, "%s needs an absolute path (it begins with /)",
+                      relative);
+    break;
+  case FORMAT_BACKING_FILE:
+    break;
   }
   return 0;
 }

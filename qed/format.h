@@ -96,6 +96,23 @@ int format_check_geometry (uint64_t cluster_size, uint64_t table_size,
 int format_check_backing_name (const char *name, size_t len,
                                char error[FORMAT_ERROR_SIZE]);
 
+/* What a backing name means. */
+enum format_backing {
+  FORMAT_BACKING_FILE,          /* a path */
+  FORMAT_BACKING_NBD,           /* an NBD URI over TCP or a Unix socket */
+  FORMAT_BACKING_OTHER,         /* any other scheme before a colon, as the
+                                 * "json:" and "fat:" of QEMU */
+};
+
+enum format_backing format_backing_kind (const char *name);
+
+/* Check what of a backing name is known without opening it: -ENOTSUP if it is
+ * neither a path nor an NBD URI, -EINVAL for a URI that names a local file by
+ * a relative path, which means another one wherever a server runs.
+ */
+int format_check_backing_kind (const char *name,
+                               char error[FORMAT_ERROR_SIZE]);
+
 /* The largest image of a geometry: min (N^2 x cluster_size, 2^63 - 512). */
 uint64_t format_max_image_size (uint32_t cluster_size, uint32_t table_size);
 

@@ -423,6 +423,26 @@ free_loop (struct qed_image *image)
   image->loop = NULL;
 }
 
+/* On the loop, when a backing file can be stopped. */
+static void
+backing_stopped (void *opaque)
+{
+  image_kick (opaque);
+}
+
+/* Those of the whole chain. */
+static int
+start_backing (struct qed_image *image)
+{
+  struct qed_image *below;
+  int r = 0;
+
+  for (below = image; r == 0 && below; below = image_below (below))
+    if (below->backing)
+      r = backing_start (below->backing, image->loop, backing_stopped, image);
+  return r;
+}
+
 int
 qed_start (struct qed_image *image)
 {
@@ -436,6 +456,8 @@ qed_start (struct qed_image *image)
     r = dispatch_init_timers (image);
   if (r == 0)
     r = reclaim_init (image);
+  if (r == 0)
+    r = start_backing (image);  /* last: it would have to be stopped */
   if (r < 0) {
     log_error (&image->options.log, "%s: cannot start the image's loop: %s",
                image->path, strerror (-r));

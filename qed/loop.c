@@ -357,6 +357,99 @@ loop_timer_destroy (struct loop *loop, struct loop_timer *timer)
   timer->watcher = NULL;
 }
 
+/* ---- Descriptors ---- */
+
+struct watcher {
+  ev_io io;
+  ev_prepare prepare;
+};
+
+static void
+about_to_sleep (struct ev_loop *ev, ev_prepare *prepare, int revents)
+{
+  struct loop_watch *watch = prepare->data;
+
+  (void) ev;
+  (void) revents;
+  watch->before_sleep (watch);
+}
+
+static void
+descriptor_ready (struct ev_loop *ev, ev_io *io, int revents)
+{
+  struct loop_watch *watch = io->data;
+
+  (void) ev;
+  watch->ready (watch, (revents & EV_READ ? LOOP_READ : 0) |
+                (revents & EV_WRITE ? LOOP_WRITE : 0));
+}
+
+int
+loop_watch_init (struct loop *loop, struct loop_watch *watch,
+                 void (*before_sleep) (struct loop_watch *watch),
+                 void (*ready) (struct loop_watch *watch, unsigned events))
+{
+  struct watcher *watcher = malloc (sizeof *watcher);
+
+  (void) loop;
+  if (watcher == NULL)
+    return -ENOMEM;
+  ev_io_init (&watcher->io, descriptor_ready, -1, 0);
+  ev_prepare_init (&watcher->prepare, about_to_sleep);
+  watcher->io.data = watcher->prepare.data = watch;
+  watch->before_sleep = before_sleep;
+  watch->ready = ready;
+  watch->watcher = watcher;
+  return 0;
+}
+
+void
+loop_watch_start (struct loop *loop, struct loop_watch *watch)
+{
+  assert (loop_is_here (loop));
+  ev_prepare_start (loop->ev, &((struct watcher *) watch->watcher)->prepare);
+}
+
+void
+loop_watch_set (struct loop *loop, struct loop_watch *watch, int fd,
+                unsigned events, bool anew)
+{
+  ev_io *io = &((struct watcher *) watch->watcher)->io;
+  int wanted = (events & LOOP_READ ? EV_READ : 0) |
+    (events & LOOP_WRITE ? EV_WRITE : 0);
+
+  assert (loop_is_here (loop));
+  if (!anew && ev_is_active (io) && io->fd == fd &&
+      (io->events & (EV_READ | EV_WRITE)) == wanted)
+    return;
+  ev_io_stop (loop->ev, io);
+  ev_io_set (io, fd, wanted);
+  if (wanted)
+    ev_io_start (loop->ev, io);
+}
+
+void
+loop_watch_stop (struct loop *loop, struct loop_watch *watch)
+{
+  struct watcher *watcher = watch->watcher;
+
+  assert (loop_is_here (loop));
+  ev_io_stop (loop->ev, &watcher->io);
+  ev_prepare_stop (loop->ev, &watcher->prepare);
+}
+
+void
+loop_watch_destroy (struct loop_watch *watch)
+{
+  struct watcher *watcher = watch->watcher;
+
+  if (watcher == NULL)
+    return;
+  assert (!ev_is_active (&watcher->io) && !ev_is_active (&watcher->prepare));
+  free (watcher);
+  watch->watcher = NULL;
+}
+
 double
 loop_now (void)
 {

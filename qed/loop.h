@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* An image's event loop: a libev loop on a thread of its own, tasks posted to
- * it from any thread, timers, and a few threads for its blocking calls.
+ * it from any thread, timers, descriptors to watch, and a few threads for its
+ * blocking calls.
  *
  * Everything that changes metadata on disk runs here.
  */
@@ -56,6 +57,39 @@ void loop_timer_destroy (struct loop *loop, struct loop_timer *timer);
 
 /* Seconds of a clock that only goes forward.  Any thread. */
 double loop_now (void);
+
+/* A descriptor that changes what it waits for from turn to turn, as that of a
+ * library with a state machine of its own does.  From start to stop
+ * 'before_sleep' is called each time before the loop sleeps; it may do
+ * whatever has come up, and says with loop_watch_set what to wait for.  'ready'
+ * is called when that has come.  Loop only, but for init.
+ */
+#define LOOP_READ 1u
+#define LOOP_WRITE 2u
+
+struct loop_watch {
+  void (*before_sleep) (struct loop_watch *watch);
+  void (*ready) (struct loop_watch *watch, unsigned events);
+  void *watcher;                /* the loop's */
+};
+
+int loop_watch_init (struct loop *loop, struct loop_watch *watch,
+                     void (*before_sleep) (struct loop_watch *watch),
+                     void (*ready) (struct loop_watch *watch,
+                                    unsigned events));
+void loop_watch_start (struct loop *loop, struct loop_watch *watch);
+
+/* Until this is called again.  A descriptor of the same number as before may
+ * be another one: 'anew' says so.
+ */
+void loop_watch_set (struct loop *loop, struct loop_watch *watch, int fd,
+                     unsigned events, bool anew);
+
+/* Before the descriptor is closed, or in the same turn of the loop. */
+void loop_watch_stop (struct loop *loop, struct loop_watch *watch);
+
+/* Of a stopped watch, or one that was never made. */
+void loop_watch_destroy (struct loop_watch *watch);
 
 /* A blocking call: 'run' is called on one of the loop's threads, then 'done'
  * on the loop.  'slow' work (syncs, which may take seconds) takes at most

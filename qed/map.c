@@ -16,6 +16,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "fetch.h"
 #include "image.h"
 
 _Static_assert (QED_CHAIN_MAX == BACKING_DEPTH_MAX + 1,
@@ -410,5 +411,6 @@ qed_map (struct qed_image *image, const struct qed_map_request *map)
       m.error = r;
   } while (m.count < QED_CHAIN_MAX && next_layer (&layer));
   r = map_range (&m);
+  fetch_drop (&m.request);
   return r < 0 ? r : m.error;
 }

@@ -76,7 +76,7 @@ enum qed_discard_mode {
 
 enum qed_backing_mode {
   QED_BACKING_BESIDE,   /* files in the image's own directory */
-  QED_BACKING_ANY,
+  QED_BACKING_ANY,      /* also NBD servers' exports */
   QED_BACKING_NONE,
   QED_BACKING_BELOW,    /* files in backing_directory */
 };
@@ -237,6 +237,7 @@ struct qed_request {
   struct qed_waiter waiter;
   struct qed_request *flush_next;
   struct cow *cow;              /* a copy on write under way */
+  struct fetch *fetch;          /* what it wants from a server, or has got */
   enum qed_extent kind;         /* of the extent that ends at 'done' */
   uint64_t kind_start;          /* and where it starts in the range */
 };
@@ -281,12 +282,18 @@ struct qed_create_options {
   uint32_t cluster_size;        /* bytes */
   uint32_t table_size;          /* clusters */
   const char *backing;          /* name to be stored, or NULL */
-  bool backing_raw;             /* store BACKING_FORMAT_NO_PROBE */
+  bool backing_raw;             /* store BACKING_FORMAT_NO_PROBE; an NBD URI
+                                 * has it in any case */
   bool force;                   /* overwrite an existing file */
   struct qed_log log;
 };
 
 void qed_create_options_init (struct qed_create_options *options);
+
+/* Whether a backing name is the URI of an NBD server's export, which is raw
+ * whatever its content looks like.
+ */
+bool qed_backing_is_nbd (const char *name);
 
 /* Make a new image, durably.  All parameters are validated before the file is
  * touched; an existing file is replaced only with 'force', and only if no

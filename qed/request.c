@@ -11,10 +11,11 @@
  *               | all bytes done
  *               +-- FUA: the next write-back (O6) --> done
  *
- * A request that must wait (for a page, the scan, NEED_CHECK, a write-back)
- * is queued, lets go of its guard and returns QED_WAIT; when it is run again
- * it looks up anew, from the first byte not yet done.  It keeps no other state
- * across a wait.
+ * A request that must wait (for a page, the scan, NEED_CHECK, a write-back, a
+ * server) is queued, lets go of its guard and returns QED_WAIT; when it is run
+ * again it looks up anew, from the first byte not yet done.  Across a wait it
+ * keeps no other state but a copy on write (cow.c) and what it has from a
+ * server (fetch.h), which are given back however it ends.
  */
 
 #include <config.h>
@@ -23,6 +24,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "fetch.h"
 #include "image.h"
 
 void
@@ -118,6 +120,7 @@ qed_request_withdraw (struct qed_image *image, struct qed_request *request)
   request->phase = REQUEST_RUNS;
   pthread_mutex_unlock (&image->lock);
   cow_abort (image, request);
+  fetch_drop (request);
 }
 
 /* ---- Read ---- */
@@ -128,9 +131,13 @@ read_extent (struct qed_image *image, struct qed_request *request,
 {
   int r;
 
-  if (extent->class == FORMAT_UNALLOCATED && image->backing)
-    return backing_read (image->backing, request, at, extent->bytes, buf,
-                         &extent->bytes);
+  if (extent->class == FORMAT_UNALLOCATED && image->backing) {
+    r = backing_read (image->backing, request, at, extent->bytes, buf,
+                      &extent->bytes);
+    if (r < 0 && backing_image (image->backing) == NULL)
+      image_report (image, "reading the backing file at offset", at, r);
+    return r;
+  }
   if (extent->class != FORMAT_ALLOCATED) {
     memset (buf, 0, extent->bytes);
     return 0;
@@ -462,5 +469,7 @@ qed_request_run (struct qed_image *image, struct qed_request *request)
 
   if (r < 0)
     cow_abort (image, request);
+  if (r != QED_WAIT)
+    fetch_drop (request);
   return r;
 }

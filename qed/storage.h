@@ -6,6 +6,7 @@
  * them for data and missing table pages, the loop's pool threads for all that
  * the loop does.  They may be made in parallel; the driver owns whatever
  * locking it needs.  Offsets and counts are bytes.  Errors: negative errno.
+ * A storage that is a socket is different: see fetch.h.
  *
  * Only the loop syncs (O8).  It calls nothing of this directly, but through
  * storage_submit, on one of its worker threads.
@@ -23,6 +24,7 @@
 #include "qed.h"
 
 struct storage;
+struct fetch;
 
 struct storage_ops {
   /* Read or write everything; what lies beyond the end reads as zeros.  Short
@@ -65,6 +67,19 @@ struct storage_ops {
 
   /* Drop the lock, close, free. */
   void (*close) (struct storage *s);
+
+  /* A socket (NULL elsewhere), driven by a loop from 'start', after any fork,
+   * to 'stop', on the loop.  'stop' returns false if it isn't possible at
+   * once; then 'stopped' is called on the loop when it is time to try again.
+   */
+  int (*start) (struct storage *s, struct loop *loop,
+                void (*stopped) (void *opaque), void *opaque);
+  bool (*stop) (struct storage *s);
+
+  /* Begin a fetch; ends with fetch_end, on the loop.  Any thread.  Before
+   * start: a plain call, from one thread at a time.
+   */
+  void (*submit) (struct storage *s, struct fetch *fetch);
 };
 
 /* The common part; drivers embed it. */
@@ -125,5 +140,12 @@ int storage_file_open (const struct qed_options *options,
 int storage_file_open_fd (int fd, const char *path, bool lock,
                           const struct qed_log *log,
                           struct storage **storage);
+
+/* An export of an NBD server, for reading.  Connects once to see whether it is
+ * there and how long it is, which takes 10 seconds at most and the time that a
+ * name takes to be resolved.  'about' is who wants it, for messages.
+ */
+int storage_nbd_open (const char *uri, const char *about,
+                      const struct qed_log *log, struct storage **storage);
 
 #endif /* QED_STORAGE_H */

@@ -112,6 +112,13 @@ run (const struct ctl_command *command, int argc, char **argv)
     ctl_error ("--backing-format is given without --backing");
     return CTL_FAILED;
   }
+  if (backing_format != NULL && !create.backing_raw &&
+      qed_backing_is_nbd (create.backing)) {
+    ctl_error ("--backing-format qed is not possible with an NBD URI: what "
+               "a server exports is raw; let it serve the image's content "
+               "(nbdkit qed, qemu-nbd -f qed)");
+    return CTL_FAILED;
+  }
   create.path = argv[optind];
   if (!ctl_parse_size ("image size", argv[optind + 1], &create.size))
     return CTL_FAILED;
@@ -132,8 +139,12 @@ const struct ctl_command ctl_create_command = {
   "  --table-size N              clusters a table takes: 1, 2, 4, 8 or 16\n"
   "                              (default 4)\n"
   "  --backing FILE              what is not written is read from FILE; a\n"
-  "                              relative name counts from IMAGE's directory\n"
-  "  --backing-format raw|qed    raw: FILE is never probed for a format\n"
+  "                              relative name counts from IMAGE's directory;\n"
+  "                              or the URI of an export: nbd://HOST/NAME,\n"
+  "                              nbd+unix:///NAME?socket=/PATH, nbds:// with\n"
+  "                              TLS, as libnbd has them\n"
+  "  --backing-format raw|qed    raw: FILE is never probed for a format; a\n"
+  "                              URI is always raw\n"
   "  --force                     overwrite IMAGE if it exists\n"
   "  --json                      print what was made as a JSON object\n",
   .run = run,

@@ -182,14 +182,59 @@ for bad in 'base\n.raw' 'base.raw\x00' 'base.raw\x00/etc' '\x1b[31mbase.raw' \
     [ $(tr -d '\n\040-\176' < log | wc -c) -eq 0 ] ||
         fail "control characters came into the log"
 done
-for uri_name in nbd://localhost/x 'nbd+unix:///x?socket=/dev/null' \
-                'json:{\"driver\":\"file\",\"filename\":\"in/base.raw\"}' \
-                file:base.raw fat:rw:/ http://localhost/ NBD:localhost:1; do
-    try "$uri_name" refuses "not a local file\|not supported"
-    refuses "not a local file\|not supported" backing=any
+unsupported="neither a file nor an NBD URI"
+for other in 'json:{\"driver\":\"file\",\"filename\":\"in/base.raw\"}' \
+             file:base.raw fat:rw:/ http://localhost/ NBD:localhost:1 \
+             nbd:localhost:10809 nbd:/x nbd+vsock:///x NBD://localhost/ \
+             nbd+ssh://localhost/ ssh://localhost/x; do
+    try "$other" refuses "$unsupported"
+    refuses "$unsupported" backing=any
+    refuses "$unsupported" backing="$tmpdir/in"
+    refuses "backing=none" backing=none
 done
 touch "in/odd:name" && make_raw in/odd:name 125
 try ./odd:name accepts 55
+
+# A server's export, only if any file is allowed.
+uri="nbd+unix:///x?socket=$tmpdir/in/server.sock"
+run_over_server ()
+{
+    nbdkit -f -r -U "$tmpdir/in/server.sock" data 'data=0x77*65536' \
+        > server.log 2>&1 &
+    server=$!
+    cleanup_fn kill $server
+    for i in {1..100}; do
+        if nbdinfo --size "$uri" > /dev/null 2>&1; then return; fi
+        sleep 0.05
+    done
+    fail "nbdkit does not serve"
+}
+if type nbdkit >/dev/null 2>&1; then
+    run_over_server
+    try "$uri" refuses "on an NBD server.*backing=any"
+    refuses "on an NBD server.*backing=any" backing="$tmpdir/in"
+    refuses "on an NBD server.*backing=any" backing=/
+    refuses "backing=none" backing=none
+    accepts 77 backing=any
+    # Nor lower in a chain.
+    qedctl create in/over.qed 64K --backing "$uri"
+    try over.qed refuses "on an NBD server.*backing=any"
+    accepts 77 backing=any
+fi
+for nobody in nbd://127.0.0.1:1/x nbd://no-such-host.invalid/ \
+              "nbd+unix:///x?socket=$tmpdir/in/nobody" \
+              "nbds+unix:///x?socket=$tmpdir/in/nobody" \
+              nbd+unix:///x nbd:// 'nbd://localhost:99999/' \
+              'nbd://[::1/' 'nbd://localhost:1/?bad=%zz'; do
+    try "$nobody" refuses "on an NBD server"
+    refuses "cannot connect to the backing file" backing=any
+done
+for relative in 'nbd+unix:///x?socket=nobody' 'nbds+unix:///?socket=./x' \
+                'nbds+unix:///?socket=/x&tls-psk-file=keys' \
+                'nbds://localhost/?tls-certificates=dir'; do
+    try "$relative" refuses "absolute path"
+    refuses "absolute path" backing=any
+done
 
 name="the name's place"
 make_top base.raw 1 "" 5000

@@ -124,6 +124,16 @@ qedctl create --force --cluster-size 4096 --backing "$long" \
        --backing-format raw ours.qed 1M
 cmp ours.qed theirs.qed
 
+# The URI of an export is raw by itself, as QEMU has it when it is told.
+for uri in nbd://nobody.invalid/disk \
+           'nbds+unix:///x?socket=/no/where&tls-psk-file=/no/where'; do
+  qemu-img create -q -u -f qed -b "$uri" -F raw theirs.qed 1M
+  for format in "" "--backing-format raw"; do
+    qedctl create --force --backing "$uri" $format ours.qed 1M
+    cmp ours.qed theirs.qed
+  done
+done
+
 # --json shows what was made.
 qedctl create --force --json ours.qed 3M |
   jq -e '.["virtual-size"] == 3145728' >/dev/null
@@ -171,6 +181,11 @@ ours.qed 8E
 --table-size
 --backing-format raw ours.qed 1M
 --backing base.raw --backing-format qcow2 ours.qed 1M
+--backing nbd://localhost/x --backing-format qed ours.qed 1M
+--backing nbd:localhost:10809 ours.qed 1M
+--backing nbd+unix:///x?socket=relative ours.qed 1M
+--backing http://localhost/ ours.qed 1M
+--backing json:{} ours.qed 1M
 --backing ${name4095}x ours.qed 1M
 --cluster-size 4096 --backing $name4095 ours.qed 1M
 --nonsense ours.qed 1M

@@ -401,6 +401,18 @@ storage_file_open_fd (int fd, const char *path, bool lock,
   return 0;
 }
 
+/* There is no network on the simulated machine. */
+int
+storage_nbd_open (const char *uri, const char *about,
+                  const struct qed_log *log, struct storage **storage)
+{
+  (void) uri;
+  (void) about;
+  (void) log;
+  *storage = NULL;
+  return -ENETUNREACH;
+}
+
 /* ---- What the engine looks for in storage-file.c ---- */
 
 int
