@@ -196,7 +196,7 @@ for i in range(3):
 assert time.time() - start < 15
 assert h.pread(65536, 8 << 20) == b"w" * 65536
 END
-grep -c "is not the same any more: it has 15728640 bytes now, and had 16777216" \
+grep -c "not the same any more: it has 15728640 bytes now, and had 16777216" \
      log > count || { cat log; fail "no word about the other export"; }
 [ $(cat count) -eq 1 ] || fail "it is said $(cat count) times"
 stop_backing KILL
