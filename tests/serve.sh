@@ -85,6 +85,20 @@ exec(compile(sys.stdin.read(), "script", "exec"))
 ' "$uri" "$@" || fail "what a client did or expected failed"
 }
 
+# Run qemu-io, which must agree and find no other content than it was told:
+# io FORMAT FILE COMMAND...
+io ()
+{
+    local commands=() format=$1 file=$2 command
+
+    shift 2
+    for command; do commands+=(-c "$command"); done
+    timeout 60 qemu-io -d unmap -f $format "${commands[@]}" "$file" \
+        > "$tmpdir/io.out" 2>&1 &&
+        ! grep -qi "fail\|error\|not supported\|invalid" "$tmpdir/io.out" ||
+        { cat "$tmpdir/io.out" >&2; fail "qemu-io: $*"; }
+}
+
 # random_file FILE BYTES SEED: a raw file, a third of it holes
 random_file ()
 {
