@@ -52,7 +52,8 @@ sha256sum disks/base.raw disks/base.qed > sums
 rm -f "$sock"
 start_nbdkit -P "$pidfile" -U "$sock" qed dir=disks
 io raw "$one" "write -P 0x31 100000 200000" "write -z 3M 100k" "discard 4M 1M"
-io raw "$two" "write -P 0x32 4M 300000" "write -z -u 64k 100k" "write -P 1 11M 1"
+io raw "$two" "write -P 0x32 4M 300000" "write -z -u 64k 100k" \
+    "write -P 1 11M 1"
 
 # From one export to the other: what they differ in is copied into the
 # overlay.  Then without any.
