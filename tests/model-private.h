@@ -25,6 +25,8 @@ struct sector {
   uint32_t *list;               /* record numbers, ascending */
   uint32_t n;
   unsigned char *settled;       /* the bytes that must be here, or NULL */
+  unsigned char *base;          /* what a crash left here, before the list;
+                                 * NULL: what was there at first */
 };
 
 struct chunk {
@@ -55,14 +57,20 @@ struct sector *model_get_sector (struct model *m, uint64_t offset);
 const struct sector *model_find_sector (const struct model *m,
                                         uint64_t offset);
 
-/* What was there at first. */
+/* What was there at first, even before a crash. */
 void model_initial (const struct model *m, uint64_t offset, uint64_t count,
                     unsigned char *buf);
 
-/* What the last record left of a whole sector.  Returns false if that is less
- * than all of it.
+/* What the last record left of a whole sector.  Returns false if it did not
+ * change all of it.
  */
 bool model_newest (const struct model *m, const struct sector *s,
                    uint64_t sector, unsigned char *buf);
+
+/* What a sector holds that was read since its last change: exits with status 2
+ * if it wasn't.
+ */
+void model_content (const struct model *m, const struct sector *s,
+                    uint64_t sector, unsigned char *buf);
 
 #endif /* MODEL_PRIVATE_H */

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,9 +50,11 @@ must_open (const char *path, const char *mode)
 }
 
 /* The file: magic, size, key, now, flushed, count of records, records, then
- * (offset, list length, has settled bytes, list, bytes) of each touched
+ * (offset, list length, which bytes there are, list, bytes) of each touched
  * sector, and UINT64_MAX.
  */
+enum { HAS_SETTLED = 1, HAS_BASE = 2 };
+
 void
 model_save (const struct model *m, const char *path)
 {
@@ -68,13 +69,15 @@ model_save (const struct model *m, const char *path)
       for (unsigned i = 0; i < SECTORS; i++) {
         const struct sector *s = &c->sectors[i];
         uint64_t item[3] = { c->index * MODEL_CHUNK + i * SECTOR, s->n,
-                             s->settled != NULL };
+                             (s->settled ? HAS_SETTLED : 0) |
+                             (s->base ? HAS_BASE : 0) };
 
-        if (s->n == 0)
+        if (s->n == 0 && s->base == NULL)
           continue;
         put (f, item, sizeof item, path);
         put (f, s->list, s->n * sizeof *s->list, path);
         put (f, s->settled, s->settled ? SECTOR : 0, path);
+        put (f, s->base, s->base ? SECTOR : 0, path);
       }
   put (f, end, sizeof end, path);
   if (fclose (f) != 0)
@@ -108,12 +111,12 @@ model_load (const char *path)
       break;
     s = model_get_sector (m, item[0]);
     s->n = item[1];
-    s->list = model_must (calloc (s->n, sizeof *s->list));
+    s->list = model_must (calloc (s->n + 1, sizeof *s->list));
     get (f, s->list, s->n * sizeof *s->list, path);
-    if (item[2]) {
-      s->settled = model_must (malloc (SECTOR));
-      get (f, s->settled, SECTOR, path);
-    }
+    if (item[2] & HAS_SETTLED)
+      get (f, s->settled = model_must (malloc (SECTOR)), SECTOR, path);
+    if (item[2] & HAS_BASE)
+      get (f, s->base = model_must (malloc (SECTOR)), SECTOR, path);
   }
   fclose (f);
   return m;
@@ -147,15 +150,10 @@ dump_sector (const struct model *m, uint64_t sector, FILE *f,
   const struct sector *s = model_find_sector (m, sector);
   unsigned char buf[SECTOR];
 
-  if (s != NULL && s->settled != NULL)
-    memcpy (buf, s->settled, SECTOR);
-  else if (s == NULL)
+  if (s != NULL)
+    model_content (m, s, sector, buf);
+  else
     model_initial (m, sector, SECTOR, buf);
-  else if (!model_newest (m, s, sector, buf)) {
-    fprintf (stderr, "model: 0x%" PRIx64 ": not known before it was read\n",
-             sector);
-    exit (2);
-  }
   if (memcmp (buf, zeros, SECTOR) == 0)
     return;
   if (fseeko (f, sector, SEEK_SET) == -1)

@@ -569,6 +569,8 @@ main (int argc, char **argv)
     model_server_died (model);
   else if (!failed)
     verify ();
+  if (options.crash && !server_gone && !failed)
+    model_crash_seen (model);
 
   if (options.save != NULL)
     model_save (model, options.save);

@@ -110,7 +110,10 @@ model_newest (const struct model *m, const struct sector *s, uint64_t sector,
   const struct record *r;
 
   if (s->n == 0) {
-    model_initial (m, sector, SECTOR, buf);
+    if (s->base != NULL)
+      memcpy (buf, s->base, SECTOR);
+    else
+      model_initial (m, sector, SECTOR, buf);
     return true;
   }
   r = &m->records[s->list[s->n - 1]];
@@ -121,6 +124,19 @@ model_newest (const struct model *m, const struct sector *s, uint64_t sector,
   else
     memset (buf, 0, SECTOR);
   return true;
+}
+
+void
+model_content (const struct model *m, const struct sector *s, uint64_t sector,
+               unsigned char *buf)
+{
+  if (s->settled != NULL)
+    memcpy (buf, s->settled, SECTOR);
+  else if (!model_newest (m, s, sector, buf)) {
+    fprintf (stderr, "model: what is at 0x%" PRIx64 " was not read\n",
+             sector);
+    exit (2);
+  }
 }
 
 bool
@@ -225,6 +241,7 @@ model_free (struct model *m)
       for (unsigned i = 0; i < SECTORS; i++) {
         free (c->sectors[i].list);
         free (c->sectors[i].settled);
+        free (c->sectors[i].base);
       }
       free (c);
     }
@@ -295,6 +312,31 @@ model_server_died (struct model *m)
       model_complete (m, seq, false, false);
 }
 
+/* A change that the crash undid must not supersede one that it did not, once a
+ * later flush seems to cover both: the records are given up.
+ */
+void
+model_crash_seen (struct model *m)
+{
+  unsigned char buf[SECTOR];
+
+  for (unsigned b = 0; b < BUCKETS; b++)
+    for (struct chunk *c = m->buckets[b]; c != NULL; c = c->next)
+      for (unsigned i = 0; i < SECTORS; i++) {
+        struct sector *s = &c->sectors[i];
+
+        if (s->n == 0)
+          continue;
+        model_content (m, s, c->index * MODEL_CHUNK + i * SECTOR, buf);
+        if (s->base == NULL)
+          s->base = model_must (malloc (SECTOR));
+        memcpy (s->base, buf, SECTOR);
+        free (s->settled);
+        s->settled = NULL;
+        s->n = 0;
+      }
+}
+
 void
 model_flushed (struct model *m, uint64_t issued)
 {
@@ -318,9 +360,12 @@ acceptable (const struct check *c, const struct sector *s, uint64_t offset,
   const struct model *m = c->m;
   unsigned char initial;
 
-  model_initial (m, offset, 1, &initial);
+  if (s->base != NULL)
+    initial = s->base[offset % SECTOR];
+  else
+    model_initial (m, offset, 1, &initial);
   for (uint32_t i = 0; i <= s->n; i++) {
-    /* i == s->n stands for what was there at first. */
+    /* i == s->n stands for what was there before all of them. */
     const struct record *v = i < s->n ? &m->records[s->list[i]] : NULL;
     bool gone = false;
 

@@ -74,6 +74,9 @@ void model_complete (struct model *m, uint32_t seq, bool ok, bool fua);
 /* The server was killed: what wasn't answered may have happened or not. */
 void model_server_died (struct model *m);
 
+/* After a crash all was read, with 'crash': that is the truth from now on. */
+void model_crash_seen (struct model *m);
+
 /* A flush completed that had been issued at that time. */
 void model_flushed (struct model *m, uint64_t issued);
 
