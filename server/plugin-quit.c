@@ -5,10 +5,16 @@
  * When nbdkit is told to end it waits until all clients have gone, and looks
  * for that only after each one's next request.  A guest that has its disk
  * attached and is idle keeps it alive until systemd loses patience and kills
- * it, which leaves the image in need of a check.  So from the signal on we
+ * it, which leaves the image in need of a check.  So soon after the signal we
  * shut the clients' sockets for reading: nbdkit sees the end of each
  * connection, requests under way are still carried out and answered, and the
  * image is closed in the normal way.
+ *
+ * Not at once: a client that is at work has requests answered, and nbdkit
+ * leaves it by itself, within milliseconds.  If its socket were shut in the
+ * middle of a write's data, nbdkit would close the connection while replies
+ * wait to be sent on it, of which nbdkit before 1.34 dies (an assertion in
+ * raw_send_socket), and the image would need a check after all.
  *
  * nbdkit hands neither the signal nor the sockets to a plugin.  The signal is
  * taken on its way to nbdkit's own handler.  A client's socket is one whose
@@ -37,6 +43,9 @@
 #include <nbdkit-plugin.h>
 
 #include "plugin.h"
+
+/* Until then nbdkit has left the clients that are at work. */
+#define GRACE_NS 300000000
 
 /* A connection that was accepted just then is met by the next look. */
 #define LOOK_AGAIN_NS 100000000
@@ -141,23 +150,31 @@ end_client (int fd, bool listens, const struct address *local)
 
 /* ---- The thread and its signal ----------------------------------------- */
 
-static void *
-quit_thread (void *arg)
+/* Sleep, but not through the end or another signal; less than a second. */
+static void
+sleep_ns (long ns)
 {
   struct timespec end;
 
+  clock_gettime (CLOCK_REALTIME, &end);
+  end.tv_nsec += ns;
+  if (end.tv_nsec >= 1000000000) {
+    end.tv_nsec -= 1000000000;
+    end.tv_sec++;
+  }
+  sem_timedwait (&wake, &end);
+}
+
+static void *
+quit_thread (void *arg)
+{
   (void) arg;
   while (sem_wait (&wake) == -1)
     ;                           /* EINTR */
+  sleep_ns (GRACE_NS);
   while (!stopping) {
     each_socket (end_client);
-    clock_gettime (CLOCK_REALTIME, &end);
-    end.tv_nsec += LOOK_AGAIN_NS;
-    if (end.tv_nsec >= 1000000000) {
-      end.tv_nsec -= 1000000000;
-      end.tv_sec++;
-    }
-    sem_timedwait (&wake, &end);
+    sleep_ns (LOOK_AGAIN_NS);
   }
   return NULL;
 }

@@ -42,9 +42,12 @@ usage (FILE *f)
 "  --max-count N      largest request (4M)\n"
 "  --cluster-size N   aim at its multiples (65536)\n"
 "  --table-size N     aim at what an L2 table covers (4)\n"
-"  --zero, --trim     use these too, if the server can\n"
+"  --zero, --trim, --status, --cache\n"
+"                     use these too, if the server can\n"
 "  --may-die          it is no failure if the server goes away\n"
+"  --initial FILE     what the disk holds at first, behind its end zeros\n"
 "  --save FILE        keep the model\n"
+"  --dump FILE        write the disk's content as it should be in the end\n"
 "  --load FILE        begin with a kept model, not with a disk of zeros\n"
 "  --verify-only      only read everything\n"
 "  --crash            what wasn't flushed may be lost\n");
@@ -64,7 +67,10 @@ model_options_parse (int argc, char **argv)
     { "cluster-size", NUMBER, &options.cluster_size },
     { "table-size", NUMBER, &options.table_size },
     { "load", STRING, &options.load }, { "save", STRING, &options.save },
+    { "initial", STRING, &options.initial },
+    { "dump", STRING, &options.dump },
     { "zero", FLAG, &options.zero }, { "trim", FLAG, &options.trim },
+    { "status", FLAG, &options.status }, { "cache", FLAG, &options.cache },
     { "verify-only", FLAG, &options.verify_only },
     { "crash", FLAG, &options.crash }, { "may-die", FLAG, &options.may_die },
     { "help", FLAG, NULL },

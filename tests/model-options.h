@@ -9,10 +9,10 @@
 #include <stdint.h>
 
 struct model_options {
-  const char *uri, *load, *save;
+  const char *uri, *load, *save, *initial, *dump;
   uint64_t size, seed, ops, seconds, connections, depth;
   uint64_t cluster_size, table_size, max_count;
-  bool zero, trim, verify_only, crash, may_die;
+  bool zero, trim, status, cache, verify_only, crash, may_die;
 };
 
 extern struct model_options options;

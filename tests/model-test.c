@@ -6,15 +6,16 @@
  *
  * One thread keeps several requests in flight on each of several connections:
  * reads and writes of one byte to a few MiB, aligned and not, across clusters,
- * tables and the end of the image, overlapping what is in flight, flushes and
- * FUA writes.  The sequence (operation, offset, length, connection) follows
- * from the seed, the options and what the server says it can; only which
- * requests meet in flight is the server's doing.  model.h says what a read
- * may return.  At the end everything is read once more.
+ * tables and the end of the image, overlapping what is in flight, flushes, FUA
+ * writes, block status.  The sequence (operation, offset, length, connection)
+ * follows from the seed, the options and what the server says it can; only
+ * which requests meet in flight is the server's doing.  model.h says what a
+ * read may return.  At the end everything is read once more.
  *
  * With --save the model is kept, so that after a restart of the server
  * --load --verify-only can check that all is still there; after kill -9,
- * --crash accepts the loss of what wasn't flushed.
+ * --crash accepts the loss of what wasn't flushed.  --initial FILE says what
+ * the disk holds at first, as over a backing file.
  *
  * Exit status: 0 all as expected; 1 wrong data, or a request failed;
  * 2 usage, or no connection.
@@ -30,10 +31,10 @@
 #include <libnbd.h>
 
 #include "model-options.h"
+#include "model-work.h"
 #include "model.h"
 #include "pattern.h"
 
-#define RECENT 16               /* writes that later requests aim at */
 #define WHOLE_LIMIT (UINT64_C (1) << 29) /* larger images: verify in part */
 #define SAMPLES 64              /* untouched places to look at, then */
 
@@ -50,8 +51,11 @@ struct slot {
   uint64_t number;              /* of the operation, for messages */
   uint64_t offset, count;
   unsigned char *buf;
-  uint64_t issued;              /* reads and flushes */
+  uint64_t issued;              /* reads, flushes, block status; else 0 */
   uint32_t seq;                 /* changes: their record */
+  uint32_t *extents;            /* block status: length, flags, ... */
+  size_t n_extents;             /* numbers in there */
+  bool one;                     /* REQ_ONE */
   bool fua;
   bool answered;
   int error;
@@ -70,20 +74,10 @@ static struct model *model;
 static struct connection *connections;
 static struct slot *slots;
 static uint64_t n_slots;
-static uint64_t random_state;
-static uint64_t minimum = 1;            /* the server's block size */
 static bool can_fua, flush_covers_all;
 static bool failed;                     /* wrong data or an error */
 static bool server_gone;
 static uint64_t bytes_read, bytes_written;
-static struct { uint64_t offset, count; } recent[RECENT];
-
-static uint64_t
-random_below (uint64_t limit)
-{
-  random_state += UINT64_C (0x9e3779b97f4a7c15);
-  return pattern_mix (random_state) % limit;
-}
 
 /* ---- Operations: to add one, add a row to the table -------------------- */
 
@@ -133,7 +127,7 @@ start_zero (struct slot *slot, nbd_completion_callback done)
 {
   uint32_t flags = fua_flag (slot);
 
-  if (random_below (2))
+  if (work_random (2))
     flags |= LIBNBD_CMD_FLAG_NO_HOLE;
   slot->seq = model_issue (model, MODEL_ZERO, slot->offset, slot->count);
   return nbd_aio_zero (slot->connection->h, slot->count, slot->offset, done,
@@ -171,6 +165,82 @@ finish_flush (struct slot *slot)
   return true;
 }
 
+static int
+note_extents (void *opaque, const char *context, uint64_t offset,
+              uint32_t *entries, size_t n, int *error)
+{
+  struct slot *slot = opaque;
+
+  (void) context;
+  (void) error;
+  /* A second reply, or one about another place, fails in finish_status. */
+  if (slot->extents != NULL || offset != slot->offset)
+    n = 0;
+  free (slot->extents);
+  slot->extents = malloc (n * sizeof *entries + 1);
+  slot->n_extents = slot->extents != NULL ? n : 0;
+  if (slot->n_extents > 0)
+    memcpy (slot->extents, entries, n * sizeof *entries);
+  return 0;
+}
+
+static int
+can_status (struct nbd_handle *h)
+{
+  return nbd_can_meta_context (h, LIBNBD_CONTEXT_BASE_ALLOCATION);
+}
+
+static int64_t
+start_status (struct slot *slot, nbd_completion_callback done)
+{
+  nbd_extent_callback extents = { note_extents, slot, NULL };
+
+  slot->one = work_random (4) == 0;
+  slot->issued = model_tick (model);
+  memset (slot->buf, 0, slot->count);
+  return nbd_aio_block_status (slot->connection->h, slot->count, slot->offset,
+                               extents, done,
+                               slot->one ? LIBNBD_CMD_FLAG_REQ_ONE : 0);
+}
+
+/* What is said to be zeros must read as zeros, at once and until it is
+ * changed.
+ */
+static bool
+finish_status (struct slot *slot)
+{
+  uint64_t at = slot->offset, end = at + slot->count, n;
+  bool ok = slot->n_extents >= 2;
+
+  for (size_t i = 0; i + 1 < slot->n_extents && ok; i += 2) {
+    n = slot->extents[i];
+    /* Only the last one may say more than was asked. */
+    ok = n > 0 && at < end && n <= options.size - at
+      && !(slot->one && (i > 0 || n > slot->count));
+    if (n > end - at)
+      n = end - at;
+    if (ok && (slot->extents[i + 1] & LIBNBD_STATE_ZERO))
+      ok = model_check (model, at, n, slot->buf, slot->issued, options.crash,
+                        stderr);
+    at += slot->extents[i];
+  }
+  return ok;
+}
+
+static int64_t
+start_cache (struct slot *slot, nbd_completion_callback done)
+{
+  return nbd_aio_cache (slot->connection->h, slot->count, slot->offset, done,
+                        0);
+}
+
+static bool
+finish_cache (struct slot *slot)
+{
+  (void) slot;
+  return true;
+}
+
 static const struct op ops[] = {
   { "read", 38, NULL, NULL, start_read, finish_read },
   { "write", 56, NULL, NULL, start_write, finish_change },
@@ -178,6 +248,9 @@ static const struct op ops[] = {
   { "flush", 3, nbd_can_flush, NULL, start_flush, finish_flush },
   { "zero", 12, nbd_can_zero, &options.zero, start_zero, finish_change },
   { "trim", 12, nbd_can_trim, &options.trim, start_trim, finish_change },
+  { "block status", 20, can_status, &options.status, start_status,
+    finish_status },
+  { "cache", 2, nbd_can_cache, &options.cache, start_cache, finish_cache },
 };
 #define N_OPS (sizeof ops / sizeof ops[0])
 static const struct op *const op_read = &ops[0];
@@ -202,7 +275,8 @@ update_horizon (void)
   uint64_t oldest = model_tick (model);
 
   for (uint64_t i = 0; i < n_slots; i++)
-    if (slots[i].op == op_read && slots[i].issued < oldest)
+    if (slots[i].op != NULL && slots[i].issued > 0
+        && slots[i].issued < oldest)
       oldest = slots[i].issued;
   model_set_horizon (model, oldest);
 }
@@ -225,9 +299,12 @@ reap (struct slot *slot)
     if (!slot->op->finish (slot))
       fail (slot, "wrong data");
   }
+  else if (options.may_die && slot->error == ESHUTDOWN)
+    server_gone = true;
   else if (!server_gone)
     fail (slot, strerror (slot->error));
   slot->connection->in_flight--;
+  free (slot->extents);
   free (slot->buf);
   slot->buf = NULL;
   slot->op = NULL;
@@ -336,76 +413,6 @@ drain (void)
 
 /* ---- The workload ------------------------------------------------------- */
 
-static uint64_t
-pick_count (void)
-{
-  uint64_t kind = random_below (100), count;
-
-  if (kind < 10)
-    count = 1 + random_below (8);
-  else if (kind < 25)
-    count = 1 + random_below (4096);
-  else if (kind < 50)
-    count = 512 * (1 + random_below (16));
-  else if (kind < 75)
-    count = 4096 * (1 + random_below (4));
-  else if (kind < 83)
-    count = options.cluster_size;
-  else if (kind < 97)
-    count = 1 + random_below (4 * options.cluster_size);
-  else
-    count = 1 + random_below (options.max_count);
-  /* Large clusters: all of the kinds above would be megabytes. */
-  if (kind < 97 && count > 262144)
-    count = 262144 - random_below (4096);
-  if (count > options.max_count)
-    count = options.max_count;
-  count -= count % minimum;
-  if (count == 0)
-    count = minimum;
-  return count < options.size ? count : options.size;
-}
-
-/* A multiple of 'unit' that lies within what is about to be touched. */
-static uint64_t
-near_boundary (uint64_t unit, uint64_t count)
-{
-  uint64_t boundary = unit * random_below (options.size / unit + 1);
-  uint64_t back = random_below (count + 2);
-
-  return boundary > back ? boundary - back : 0;
-}
-
-static uint64_t
-pick_offset (uint64_t count)
-{
-  uint64_t kind = random_below (100), limit = options.size - count, offset;
-  uint64_t table = options.table_size * options.cluster_size / 8
-    * options.cluster_size;
-  unsigned i = random_below (RECENT);
-
-  if (kind < 20)
-    offset = random_below (limit + 1);
-  else if (kind < 40)
-    offset = 4096 * random_below (limit / 4096 + 1);
-  else if (kind < 60)
-    offset = near_boundary (options.cluster_size, count);
-  else if (kind < 70)
-    offset = near_boundary (table, count);
-  else if (kind < 75)
-    offset = limit;
-  else {
-    /* Begin anywhere from before to the end of what was lately written. */
-    offset = recent[i].offset + random_below (recent[i].count + count + 1);
-    offset = offset > count ? offset - count : 0;
-    if (kind < 85)
-      offset -= offset % 4096;
-  }
-  if (offset > limit)
-    offset = limit;
-  return offset - offset % minimum;
-}
-
 static const struct op *
 pick_op (void)
 {
@@ -413,7 +420,7 @@ pick_op (void)
 
   for (i = 0; i < N_OPS; i++)
     sum += weights[i];
-  pick = random_below (sum);
+  pick = work_random (sum);
   for (i = 0; pick >= weights[i]; i++)
     pick -= weights[i];
   return &ops[i];
@@ -428,18 +435,16 @@ run (void)
   for (number = 1; !failed && !server_gone; number++) {
     const struct op *op = pick_op ();
     struct connection *connection
-      = &connections[random_below (options.connections)];
-    uint64_t count = op->start == start_flush ? 0 : pick_count ();
-    uint64_t offset = count ? pick_offset (count) : 0;
-    bool change = op != op_read && count > 0;
-    bool fua = random_below (20) == 0 && change && can_fua;
+      = &connections[work_random (options.connections)];
+    uint64_t count = op->start == start_flush ? 0 : work_count ();
+    uint64_t offset = count ? work_offset (count) : 0;
+    bool change = op->finish == finish_change;
+    bool fua = work_random (20) == 0 && change && can_fua;
 
     if (options.seconds ? time (NULL) >= end : number > options.ops)
       break;
-    if (change) {
-      recent[number % RECENT].offset = offset;
-      recent[number % RECENT].count = count;
-    }
+    if (change)
+      work_done (offset, count);
     start (op, connection, number, offset, count, fua);
   }
   drain ();
@@ -483,7 +488,7 @@ verify (void)
     for (; model_next_touched (model, offset, &offset); offset += MODEL_CHUNK)
       verify_chunk (offset);
     for (unsigned i = 0; i < SAMPLES; i++)
-      verify_chunk (MODEL_CHUNK * random_below (chunks));
+      verify_chunk (MODEL_CHUNK * work_random (chunks));
   }
   drain ();
   if (server_gone) {
@@ -516,7 +521,9 @@ connect_all (void)
     must_know (-1);
   for (uint64_t i = 0; i < options.connections; i++) {
     h = connections[i].h = nbd_create ();
-    must_know (h == NULL ? -1 : nbd_connect_uri (h, options.uri));
+    must_know (h == NULL ? -1 : nbd_add_meta_context
+               (h, LIBNBD_CONTEXT_BASE_ALLOCATION));
+    must_know (nbd_connect_uri (h, options.uri));
   }
   h = connections[0].h;
   for (size_t i = 0; i < N_OPS; i++)
@@ -526,8 +533,7 @@ connect_all (void)
   can_fua = nbd_can_fua (h) == 1;
   flush_covers_all = options.connections == 1 || nbd_can_multi_conn (h) == 1;
   block = nbd_get_block_size (h, LIBNBD_SIZE_MINIMUM);
-  if (block > 1)
-    minimum = block;
+  work_begin (options.seed, block > 1 ? block : 1);
   must_know (nbd_get_size (h));
   if (options.size == 0)
     options.size = nbd_get_size (h);
@@ -553,7 +559,8 @@ main (int argc, char **argv)
   connect_all ();
   if (model == NULL)
     model = model_new (options.size, pattern_mix (options.seed));
-  random_state = pattern_mix (options.seed);
+  if (options.initial != NULL)
+    model_set_initial (model, options.initial);
   update_horizon ();
 
   if (!options.verify_only)
@@ -562,9 +569,13 @@ main (int argc, char **argv)
     model_server_died (model);
   else if (!failed)
     verify ();
+  if (options.crash && !server_gone && !failed)
+    model_crash_seen (model);
 
   if (options.save != NULL)
     model_save (model, options.save);
+  if (options.dump != NULL && !failed && !server_gone)
+    model_dump (model, options.dump);
   for (uint64_t i = 0; i < options.connections; i++) {
     if (!connections[i].dead)
       nbd_shutdown (connections[i].h, 0);

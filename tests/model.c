@@ -2,50 +2,13 @@
 
 /* See model.h for what the model promises. */
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-#include "model.h"
+#include "model-private.h"
 #include "pattern.h"
-
-#define SECTOR UINT64_C (512)
-#define SECTORS (MODEL_CHUNK / SECTOR)          /* in a chunk */
-#define BUCKETS 4096u
-#define SAVE_MAGIC UINT64_C (0x316c65646f6d6471)
-
-struct record {
-  uint64_t offset, count;
-  uint64_t issued;
-  uint64_t completed;           /* 0: not answered */
-  uint32_t kind;                /* enum model_kind */
-  uint8_t failed;               /* answered with an error */
-  uint8_t fua;                  /* durable since it completed */
-  uint16_t unused;
-};
-
-struct sector {
-  uint32_t *list;               /* record numbers, ascending */
-  uint32_t n;
-  unsigned char *settled;       /* the bytes that must be here, or NULL */
-};
-
-struct chunk {
-  uint64_t index;               /* offset / MODEL_CHUNK */
-  struct chunk *next;           /* in the bucket */
-  struct sector sectors[SECTORS];
-};
-
-struct model {
-  uint64_t size, key;
-  uint64_t now;                 /* the logical clock */
-  uint64_t flushed;             /* all completed before this is durable */
-  uint64_t horizon;             /* no older read is under way */
-  struct record *records;       /* [0] is not used */
-  uint32_t n, allocated;
-  struct chunk *buckets[BUCKETS];
-};
 
 /* One check of a read, handed down to the sectors. */
 struct check {
@@ -58,8 +21,8 @@ struct check {
   uint64_t offset, count;
 };
 
-static void *
-must (void *p)
+void *
+model_must (void *p)
 {
   if (p == NULL) {
     fprintf (stderr, "model: out of memory\n");
@@ -74,6 +37,19 @@ record_byte (const struct model *m, uint32_t seq, uint64_t offset)
   if (m->records[seq].kind != MODEL_WRITE)
     return 0;
   return pattern_byte (m->key, seq, offset);
+}
+
+void
+model_initial (const struct model *m, uint64_t offset, uint64_t count,
+               unsigned char *buf)
+{
+  uint64_t there = offset < m->initial_bytes ? m->initial_bytes - offset : 0;
+
+  if (there > count)
+    there = count;
+  if (there > 0)
+    memcpy (buf, m->initial + offset, there);
+  memset (buf + there, 0, count - there);
 }
 
 void
@@ -96,8 +72,8 @@ find_chunk (const struct model *m, uint64_t index)
   return c;
 }
 
-static struct sector *
-get_sector (struct model *m, uint64_t offset)
+struct sector *
+model_get_sector (struct model *m, uint64_t offset)
 {
   uint64_t index = offset / MODEL_CHUNK;
   struct chunk *c = find_chunk (m, index);
@@ -105,7 +81,7 @@ get_sector (struct model *m, uint64_t offset)
   if (c == NULL) {
     struct chunk **bucket = &m->buckets[pattern_mix (index) % BUCKETS];
 
-    c = must (calloc (1, sizeof *c));
+    c = model_must (calloc (1, sizeof *c));
     c->index = index;
     c->next = *bucket;
     *bucket = c;
@@ -113,12 +89,54 @@ get_sector (struct model *m, uint64_t offset)
   return &c->sectors[offset % MODEL_CHUNK / SECTOR];
 }
 
-static const struct sector *
-find_sector (const struct model *m, uint64_t offset)
+const struct sector *
+model_find_sector (const struct model *m, uint64_t offset)
 {
   const struct chunk *c = find_chunk (m, offset / MODEL_CHUNK);
 
   return c ? &c->sectors[offset % MODEL_CHUNK / SECTOR] : NULL;
+}
+
+static bool
+covers (const struct record *r, uint64_t offset)
+{
+  return offset >= r->offset && offset - r->offset < r->count;
+}
+
+bool
+model_newest (const struct model *m, const struct sector *s, uint64_t sector,
+              unsigned char *buf)
+{
+  const struct record *r;
+
+  if (s->n == 0) {
+    if (s->base != NULL)
+      memcpy (buf, s->base, SECTOR);
+    else
+      model_initial (m, sector, SECTOR, buf);
+    return true;
+  }
+  r = &m->records[s->list[s->n - 1]];
+  if (!covers (r, sector) || !covers (r, sector + SECTOR - 1))
+    return false;
+  if (r->kind == MODEL_WRITE)
+    pattern_fill (m->key, s->list[s->n - 1], sector, SECTOR, buf);
+  else
+    memset (buf, 0, SECTOR);
+  return true;
+}
+
+void
+model_content (const struct model *m, const struct sector *s, uint64_t sector,
+               unsigned char *buf)
+{
+  if (s->settled != NULL)
+    memcpy (buf, s->settled, SECTOR);
+  else if (!model_newest (m, s, sector, buf)) {
+    fprintf (stderr, "model: what is at 0x%" PRIx64 " was not read\n",
+             sector);
+    exit (2);
+  }
 }
 
 bool
@@ -132,12 +150,6 @@ model_next_touched (const struct model *m, uint64_t offset, uint64_t *start)
         best = c->index;
   *start = best * MODEL_CHUNK;
   return best != UINT64_MAX;
-}
-
-static bool
-covers (const struct record *r, uint64_t offset)
-{
-  return offset >= r->offset && offset - r->offset < r->count;
 }
 
 static bool
@@ -192,10 +204,10 @@ prune (const struct model *m, struct sector *s, uint64_t sector)
 static void
 add_to_sector (struct model *m, uint64_t sector, uint32_t seq)
 {
-  struct sector *s = get_sector (m, sector);
+  struct sector *s = model_get_sector (m, sector);
 
   prune (m, s, sector);
-  s->list = must (realloc (s->list, (s->n + 1) * sizeof *s->list));
+  s->list = model_must (realloc (s->list, (s->n + 1) * sizeof *s->list));
   s->list[s->n++] = seq;
   free (s->settled);
   s->settled = NULL;
@@ -206,13 +218,13 @@ add_to_sector (struct model *m, uint64_t sector, uint32_t seq)
 struct model *
 model_new (uint64_t size, uint64_t key)
 {
-  struct model *m = must (calloc (1, sizeof *m));
+  struct model *m = model_must (calloc (1, sizeof *m));
 
   m->size = size;
   m->key = key;
   m->now = 1;
   m->allocated = 1024;
-  m->records = must (calloc (m->allocated, sizeof *m->records));
+  m->records = model_must (calloc (m->allocated, sizeof *m->records));
   m->n = 1;
   m->horizon = 1;
   return m;
@@ -229,9 +241,12 @@ model_free (struct model *m)
       for (unsigned i = 0; i < SECTORS; i++) {
         free (c->sectors[i].list);
         free (c->sectors[i].settled);
+        free (c->sectors[i].base);
       }
       free (c);
     }
+  if (m->initial != NULL)
+    munmap ((void *) m->initial, m->initial_bytes);
   free (m->records);
   free (m);
 }
@@ -268,8 +283,8 @@ model_issue (struct model *m, enum model_kind kind, uint64_t offset,
 
   if (seq == m->allocated) {
     m->allocated *= 2;
-    m->records = must (realloc (m->records,
-                                m->allocated * sizeof *m->records));
+    m->records = model_must (realloc (m->records,
+                                      m->allocated * sizeof *m->records));
   }
   m->records[seq] = (struct record) {
     .offset = offset, .count = count, .issued = model_tick (m), .kind = kind,
@@ -297,6 +312,31 @@ model_server_died (struct model *m)
       model_complete (m, seq, false, false);
 }
 
+/* A change that the crash undid must not supersede one that it did not, once a
+ * later flush seems to cover both: the records are given up.
+ */
+void
+model_crash_seen (struct model *m)
+{
+  unsigned char buf[SECTOR];
+
+  for (unsigned b = 0; b < BUCKETS; b++)
+    for (struct chunk *c = m->buckets[b]; c != NULL; c = c->next)
+      for (unsigned i = 0; i < SECTORS; i++) {
+        struct sector *s = &c->sectors[i];
+
+        if (s->n == 0)
+          continue;
+        model_content (m, s, c->index * MODEL_CHUNK + i * SECTOR, buf);
+        if (s->base == NULL)
+          s->base = model_must (malloc (SECTOR));
+        memcpy (s->base, buf, SECTOR);
+        free (s->settled);
+        s->settled = NULL;
+        s->n = 0;
+      }
+}
+
 void
 model_flushed (struct model *m, uint64_t issued)
 {
@@ -318,15 +358,20 @@ acceptable (const struct check *c, const struct sector *s, uint64_t offset,
             unsigned char got)
 {
   const struct model *m = c->m;
+  unsigned char initial;
 
+  if (s->base != NULL)
+    initial = s->base[offset % SECTOR];
+  else
+    model_initial (m, offset, 1, &initial);
   for (uint32_t i = 0; i <= s->n; i++) {
-    /* i == s->n stands for the zeros that were there at first. */
+    /* i == s->n stands for what was there before all of them. */
     const struct record *v = i < s->n ? &m->records[s->list[i]] : NULL;
     bool gone = false;
 
     if (v != NULL && !covers (v, offset))
       continue;
-    if ((v ? record_byte (m, s->list[i], offset) : 0) != got)
+    if ((v ? record_byte (m, s->list[i], offset) : initial) != got)
       continue;
     for (uint32_t j = 0; j < s->n && !gone; j++) {
       const struct record *w = &m->records[s->list[j]];
@@ -347,6 +392,7 @@ report_origin (const struct check *c, uint64_t offset)
   const struct model *m = c->m;
   uint64_t at = (offset + 7) & ~UINT64_C (7), origin;
   const unsigned char *word;
+  unsigned char initial[8];
   const struct record *r;
   uint32_t seq;
 
@@ -357,8 +403,14 @@ report_origin (const struct check *c, uint64_t offset)
     return;
   }
   word = c->buf + (at - c->offset);
+  model_initial (m, at, 8, initial);
   if (memcmp (word, "\0\0\0\0\0\0\0", 8) == 0) {
     fprintf (c->report, "  found: zeros at 0x%" PRIx64 "\n", at);
+    return;
+  }
+  if (memcmp (word, initial, 8) == 0) {
+    fprintf (c->report, "  found: what was there at first, at 0x%" PRIx64
+             "\n", at);
     return;
   }
   pattern_decode (m->key, word, &seq, &origin);
@@ -405,10 +457,10 @@ report_wrong (const struct check *c, const struct sector *s, uint64_t offset,
 static void
 settle (struct model *m, uint64_t sector, const unsigned char *got)
 {
-  struct sector *s = get_sector (m, sector);
+  struct sector *s = model_get_sector (m, sector);
 
   if (s->settled == NULL)
-    s->settled = must (malloc (SECTOR));
+    s->settled = model_must (malloc (SECTOR));
   memcpy (s->settled, got, SECTOR);
 }
 
@@ -419,17 +471,10 @@ static bool
 newest_is_here (const struct model *m, const struct sector *s,
                 uint64_t sector, const unsigned char *got)
 {
-  unsigned char expected[SECTOR] = { 0 };
+  unsigned char expected[SECTOR];
 
-  if (s->n > 0) {
-    const struct record *r = &m->records[s->list[s->n - 1]];
-
-    if (!covers (r, sector) || !covers (r, sector + SECTOR - 1))
-      return false;
-    if (r->kind == MODEL_WRITE)
-      pattern_fill (m->key, s->list[s->n - 1], sector, SECTOR, expected);
-  }
-  return memcmp (got, expected, SECTOR) == 0;
+  return model_newest (m, s, sector, expected)
+    && memcmp (got, expected, SECTOR) == 0;
 }
 
 /* Check the bytes from..to (exclusive) of one sector. */
@@ -439,7 +484,7 @@ check_sector (struct check *c, uint64_t from, uint64_t to,
 {
   static const struct sector untouched;
   uint64_t sector = from - from % SECTOR;
-  const struct sector *s = find_sector (c->m, sector);
+  const struct sector *s = model_find_sector (c->m, sector);
   bool whole = to - from == SECTOR;
   bool quiet = true;            /* nothing was changing it meanwhile */
   bool newest, settled;
@@ -489,107 +534,4 @@ model_check (struct model *m, uint64_t offset, uint64_t count,
     fprintf (report, "  %" PRIu64 " of %" PRIu64 " bytes are wrong\n",
              c.wrong, count);
   return c.wrong == 0;
-}
-
-/* ---- Files -------------------------------------------------------------- */
-
-static void
-put (FILE *f, const void *p, size_t n, const char *path)
-{
-  if (n > 0 && fwrite (p, n, 1, f) != 1) {
-    fprintf (stderr, "model: %s: %s\n", path, strerror (errno));
-    exit (2);
-  }
-}
-
-static void
-get (FILE *f, void *p, size_t n, const char *path)
-{
-  if (n > 0 && fread (p, n, 1, f) != 1) {
-    fprintf (stderr, "model: %s: not a saved model, or cut short\n", path);
-    exit (2);
-  }
-}
-
-static FILE *
-must_open (const char *path, const char *mode)
-{
-  FILE *f = fopen (path, mode);
-
-  if (f == NULL) {
-    fprintf (stderr, "model: %s: %s\n", path, strerror (errno));
-    exit (2);
-  }
-  return f;
-}
-
-/* The file: magic, size, key, now, flushed, count of records, records, then
- * (offset, list length, has settled bytes, list, bytes) of each touched
- * sector, and UINT64_MAX.
- */
-void
-model_save (const struct model *m, const char *path)
-{
-  FILE *f = must_open (path, "w");
-  uint64_t head[6] = { SAVE_MAGIC, m->size, m->key, m->now, m->flushed, m->n };
-  uint64_t end[3] = { UINT64_MAX, 0, 0 };
-
-  put (f, head, sizeof head, path);
-  put (f, m->records, m->n * sizeof *m->records, path);
-  for (unsigned b = 0; b < BUCKETS; b++)
-    for (const struct chunk *c = m->buckets[b]; c != NULL; c = c->next)
-      for (unsigned i = 0; i < SECTORS; i++) {
-        const struct sector *s = &c->sectors[i];
-        uint64_t item[3] = { c->index * MODEL_CHUNK + i * SECTOR, s->n,
-                             s->settled != NULL };
-
-        if (s->n == 0)
-          continue;
-        put (f, item, sizeof item, path);
-        put (f, s->list, s->n * sizeof *s->list, path);
-        put (f, s->settled, s->settled ? SECTOR : 0, path);
-      }
-  put (f, end, sizeof end, path);
-  if (fclose (f) != 0) {
-    fprintf (stderr, "model: %s: %s\n", path, strerror (errno));
-    exit (2);
-  }
-}
-
-struct model *
-model_load (const char *path)
-{
-  FILE *f = must_open (path, "r");
-  struct model *m;
-  uint64_t head[6], item[3];
-
-  get (f, head, sizeof head, path);
-  if (head[0] != SAVE_MAGIC) {
-    fprintf (stderr, "model: %s: not a saved model\n", path);
-    exit (2);
-  }
-  m = model_new (head[1], head[2]);
-  m->now = head[3];
-  m->flushed = head[4];
-  m->n = m->allocated = head[5];
-  free (m->records);
-  m->records = must (calloc (m->allocated, sizeof *m->records));
-  get (f, m->records, m->n * sizeof *m->records, path);
-  for (;;) {
-    struct sector *s;
-
-    get (f, item, sizeof item, path);
-    if (item[0] == UINT64_MAX)
-      break;
-    s = get_sector (m, item[0]);
-    s->n = item[1];
-    s->list = must (calloc (s->n, sizeof *s->list));
-    get (f, s->list, s->n * sizeof *s->list, path);
-    if (item[2]) {
-      s->settled = must (malloc (SECTOR));
-      get (f, s->settled, SECTOR, path);
-    }
-  }
-  fclose (f);
-  return m;
 }

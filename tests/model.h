@@ -45,6 +45,11 @@ enum model_kind {
 struct model *model_new (uint64_t size, uint64_t key);
 void model_free (struct model *m);
 
+/* The disk held this file's content at first, and zeros only behind its end:
+ * to be called before anything else is done with a new or loaded model.
+ */
+void model_set_initial (struct model *m, const char *path);
+
 uint64_t model_size (const struct model *m);
 uint64_t model_key (const struct model *m);
 
@@ -69,6 +74,9 @@ void model_complete (struct model *m, uint32_t seq, bool ok, bool fua);
 /* The server was killed: what wasn't answered may have happened or not. */
 void model_server_died (struct model *m);
 
+/* After a crash all was read, with 'crash': that is the truth from now on. */
+void model_crash_seen (struct model *m);
+
 /* A flush completed that had been issued at that time. */
 void model_flushed (struct model *m, uint64_t issued);
 
@@ -90,8 +98,14 @@ bool model_check (struct model *m, uint64_t offset, uint64_t count,
 bool model_next_touched (const struct model *m, uint64_t offset,
                          uint64_t *start);
 
-/* Keep a model in a file (of this host's byte order).  Both exit the program
- * with status 2 and a message when the file can't be had.
+/* Write the disk's content to a raw file; all of it must have been checked
+ * since its last change.
+ */
+void model_dump (const struct model *m, const char *path);
+
+/* Keep a model in a file (of this host's byte order), without what it held at
+ * first.  All that have a path exit the program with status 2 and a message
+ * when the file can't be had.
  */
 void model_save (const struct model *m, const char *path);
 struct model *model_load (const char *path);

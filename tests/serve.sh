@@ -85,6 +85,36 @@ exec(compile(sys.stdin.read(), "script", "exec"))
 ' "$uri" "$@" || fail "what a client did or expected failed"
 }
 
+# Run qemu-io, which must agree and find no other content than it was told:
+# io FORMAT FILE COMMAND...
+io ()
+{
+    local commands=() format=$1 file=$2 command
+
+    shift 2
+    for command; do commands+=(-c "$command"); done
+    timeout 60 qemu-io -d unmap -f $format "${commands[@]}" "$file" \
+        > "$tmpdir/io.out" 2>&1 &&
+        ! grep -qi "fail\|error\|not supported\|invalid" "$tmpdir/io.out" ||
+        { cat "$tmpdir/io.out" >&2; fail "qemu-io: $*"; }
+}
+
+# random_file FILE BYTES SEED: a raw file, a third of it holes
+random_file ()
+{
+    "$PYTHON" - "$@" <<'END'
+import random, sys
+rng = random.Random(int(sys.argv[3]))
+size = int(sys.argv[2])
+with open(sys.argv[1], "wb") as f:
+    for at in range(0, size, 100000):
+        if rng.random() < .7:
+            f.seek(at)
+            f.write(rng.randbytes(min(100000, size - at)))
+    f.truncate(size)
+END
+}
+
 # Bytes that a file takes on its file system.
 disk_usage ()
 {
@@ -153,4 +183,29 @@ qemu_check ()
         cat "$tmpdir/check.json" >&2
         fail "qemu-img check of $1: errors, corruptions, leaks: $found"
     fi
+}
+
+# A closed image must be in order and have this content, by QEMU's eyes and
+# through its chain; what QEMU says to be zeros are zeros: judge_image IMAGE
+# RAW-FILE.
+judge_image ()
+{
+    need_check "$1" && fail "NEED_CHECK is set after the server's end"
+    walk_free_image "$1"
+    qemu-img compare -q -f qed -F raw "$1" "$2" ||
+        fail "QEMU reads another content of $1 than it should have"
+    qemu-img map --output=json -f qed "$1" > "$tmpdir/map.json"
+    "$PYTHON" - "$tmpdir/map.json" "$2" <<'END' ||
+import json, os, sys
+fd = os.open(sys.argv[2], os.O_RDONLY)
+end = 0
+for e in json.load(open(sys.argv[1])):
+    assert e["start"] == end, e
+    end += e["length"]
+    for at in range(e["start"], end, 1 << 20) if e["zero"] else ():
+        data = os.pread(fd, min(1 << 20, end - at), at)
+        assert data.count(0) == len(data), e
+assert end == os.fstat(fd).st_size, end
+END
+        fail "the map of $1 is wrong"
 }

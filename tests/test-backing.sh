@@ -15,22 +15,6 @@ requires "$PYTHON" -c "import nbd"
 
 cd "$tmpdir"
 
-# random_file FILE BYTES SEED: with holes
-random_file ()
-{
-    "$PYTHON" - "$@" <<'END'
-import random, sys
-rng = random.Random(int(sys.argv[3]))
-size = int(sys.argv[2])
-with open(sys.argv[1], "wb") as f:
-    for at in range(0, size, 100000):
-        if rng.random() < .7:
-            f.seek(at)
-            f.write(rng.randbytes(min(100000, size - at)))
-    f.truncate(size)
-END
-}
-
 # work IMAGE MODEL SEED OPERATIONS
 work ()
 {

@@ -105,6 +105,36 @@ expect 1 "WRONG DATA" "an unflushed write lost without a crash"
 file_server "$run --load $model --verify-only --crash \"\$uri\"" ||
     fail "the loss of unflushed data in a crash was refused"
 
+# A disk that isn't zeros at first, as over a backing file: known with
+# --initial, missed without.  What is dumped is what is there.
+random_file "$raw" 3000000 1
+truncate -s 2999808 "$raw"
+cp "$raw" "$tmpdir/initial"
+file_server "$run --ops 300 --connections 3 --cluster-size 4096 --zero --trim \
+    --status --cache --initial $tmpdir/initial --save $model --max-count 64K \
+    --dump $tmpdir/dump \"\$uri\""
+cmp "$raw" "$tmpdir/dump" || fail "the dump isn't what is there"
+verify
+expect 1 "WRONG DATA" "content that nobody wrote"
+truncate -s 1M "$tmpdir/initial"
+status=0
+file_server "$run --load $model --verify-only --initial $tmpdir/initial \
+    \"\$uri\"" 2> "$tmpdir/err" || status=$?
+expect 1 "WRONG DATA" "content behind the backing file's end"
+
+# Block status that calls data zeros.
+for extents in "0 1048576 hole,zero" "0 1048576 zero"; do
+    status=0
+    nbdkit -U - eval get_size='echo 1048576' can_write='exit 0' \
+        can_extents='exit 0' extents="echo $extents" \
+        pread="dd if=$raw bs=1 skip=\$4 count=\$3 status=none" \
+        pwrite="dd of=$raw bs=1 seek=\$4 conv=notrunc status=none" \
+        --run "truncate -s 0 $raw; truncate -s 1M $raw
+               $run --ops 100 --max-count 8K --cluster-size 4096 --status \
+                   \"\$uri\"" 2> "$tmpdir/err" || status=$?
+    expect 1 "block status" "a block status of $extents"
+done
+
 # image-walk.py has eyes, too.
 for kind in data table short-table; do
     "$PYTHON" "$srcdir/past-end.py" "$tmpdir/bad.qed" $kind

@@ -19,18 +19,6 @@ image=disk.qed
 requires truncate -s 1M holes
 requires fallocate --punch-hole --offset 4096 --length 4096 holes
 
-# io FORMAT FILE COMMAND...
-io ()
-{
-    local commands=() format=$1 file=$2
-
-    shift 2
-    for command; do commands+=(-c "$command"); done
-    timeout 60 qemu-io -d unmap -f $format "${commands[@]}" "$file" > out 2>&1 &&
-        ! grep -qi "fail\|error\|not supported\|invalid" out ||
-        { cat out >&2; fail "qemu-io: $*"; }
-}
-
 "$PYTHON" -c 'open("base.raw", "wb").write(b"\xbb" * 6000000)'
 
 for base in "" base.raw; do

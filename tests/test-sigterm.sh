@@ -187,6 +187,29 @@ for ((i = 0; i < n; i++)); do
 done
 content "$@"
 
+# Many of them, each with many requests under way, and in the middle of the
+# next ones.
+model_test=$abs_top_builddir/tests/model-test
+for seed in 1 2 3 4; do
+  qedctl create --force disk.qed 256M
+  serve qed disk.qed 2>log
+  "$model_test" --seed $seed --seconds 30 --may-die --connections 16 \
+    --depth 16 --max-count 1M --zero --trim --save model "$uri" &
+  client=$!
+  for i in {1..200}; do
+    if need_check; then break; fi
+    sleep 0.05
+  done
+  sleep 0.3
+  stop_nbdkit pid || fail "the server ended with status $?: $(cat log)"
+  wait $client || fail "a client at work failed"
+  client=
+  if need_check; then fail "NEED_CHECK is set"; fi
+  serve qed disk.qed
+  "$model_test" --load model --verify-only "$uri"
+  stop_nbdkit pid
+done
+
 # The end of --run's command is the end of the server, too.
 qedctl create --force disk.qed 1G
 "$nbdkit" -U - qed disk.qed --run '

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
 # A Linux guest attaches a served image with nbd-client and keeps a file
-# system on it: with one connection, with two, and across a restart of the
-# server.  What the guest wrote is then verified on the host without it: over
-# NBD, and in the image itself.
+# system on it: with one connection, with two, across a restart of the server,
+# and with discards, also over a backing file.  What the guest wrote is then
+# verified on the host without it: over NBD, and in the image itself.
 #
 # VM_SERVER=file serves a raw file with nbdkit's file plugin instead, which
 # tells whether a failure is the server's or the test's.  VM_SCENARIOS names
@@ -20,17 +20,19 @@ if [ -z "$VM_TEST_STARTED" ]; then
 fi
 
 . ./functions.sh
+. "$srcdir/serve.sh"            # how an image is judged
 
 requires qemu-system-x86_64
 requires qemu-img
 requires nbdcopy
 requires nbdinfo
 requires e2fsck
+requires mkfs.ext4
 requires debugfs
+requires jq
 
 server=${VM_SERVER:-qed}
-scenarios=${VM_SCENARIOS:-single multi restart}
-pidfile=$tmpdir/pid
+scenarios=${VM_SCENARIOS:-single multi restart trim}
 vm_source=$srcdir/vm
 vm_cache=${VM_CACHE:-$abs_top_builddir/tests/vm/cache}
 . "$vm_source/functions.sh"
@@ -68,12 +70,8 @@ stop_server ()
 # The stopped server has left an image that is clean and free of leaks.
 verify_image ()
 {
-  local features
-
   [ "$server" = qed ] || return 0
-  features=$(od -A n -t u1 -j 16 -N 1 "$image")
-  [ $((features & 2)) -eq 0 ] || fail "$image: NEED_CHECK is set"
-  qemu-img check -f qed "$image"
+  walk_free_image "$image"
 }
 
 # The host's view of what the guest wrote, over NBD.
@@ -96,20 +94,25 @@ verify_export ()
 }
 
 # The same again from the image alone, read by a program that isn't ours.
-verify_both ()
+verify_content ()
 {
-  verify_export
-  stop_server
   verify_image
   [ "$server" = qed ] || return 0
   qemu-img convert -f qed -O raw "$image" "$tmpdir/converted"
   cmp "$tmpdir/copy" "$tmpdir/converted"
 }
 
+verify_both ()
+{
+  verify_export
+  stop_server
+  verify_content
+}
+
 scenario_single ()
 {
   make_image single 512M 65536 4
-  expect_files 2 files 32
+  expect_files 2 files 12
   serve_image
   run_guest single "$port" "$export_name" 150
   verify_both
@@ -119,8 +122,8 @@ scenario_multi ()
 {
   # Smaller tables: eight of them, so that writers meet in them and apart.
   make_image multi 512M 16384 2
-  expect_files 1 one 16
-  expect_files 2 two 16
+  expect_files 1 one 8
+  expect_files 2 two 8
   serve_image
   nbdinfo --can multi-conn "nbd://127.0.0.1:$port/$export_name" ||
     fail "the server does not offer several connections"
@@ -132,8 +135,8 @@ scenario_restart ()
 {
   # A small device gets blocks of 1 KiB: most requests are partial clusters.
   make_image restart 128M 65536 2
-  expect_files 1 before 8
-  expect_files 2 after 8
+  expect_files 1 before 4
+  expect_files 2 after 4
   serve_image
   start_guest restart "$port" "$export_name" 150
   wait_for_guest restart
@@ -148,6 +151,115 @@ scenario_restart ()
   answer_guest restart
   finish_guest
   verify_both
+}
+
+# A backing file with a file system that has the trees base and gone.
+make_base_disk ()
+{
+  local name
+
+  for name in base gone; do
+    mkdir -p "$tmpdir/tree/$name/small"
+    awk -v seed=4 -v mebibytes=4 -v directory="$tmpdir/tree/$name" \
+        -f "$vm_source/generate.awk"
+  done
+  mkfs.ext4 -q -F -d "$tmpdir/tree" "$1" 256M
+  rm -r "$tmpdir/tree"
+}
+
+# Both disks lie in a directory that is served: use_disk empty|over.
+use_disk ()
+{
+  if [ "$server" = file ]; then
+    image=$tmpdir/disks/$1-disk.raw
+  else
+    image=$tmpdir/disks/$1-disk.qed
+  fi
+  export_name=${image##*/}
+}
+
+make_disks ()
+{
+  mkdir "$tmpdir/disks"
+  make_base_disk "$tmpdir/disks/base.img"
+  if [ "$server" = file ]; then
+    truncate -s 256M "$tmpdir/disks/empty-disk.raw"
+    cp "$tmpdir/disks/base.img" "$tmpdir/disks/over-disk.raw"
+    return
+  fi
+  qedctl create "$tmpdir/disks/empty-disk.qed" 256M
+  qedctl create "$tmpdir/disks/over-disk.qed" 256M \
+    --backing base.img --backing-format raw
+}
+
+# The server frees what was discarded at its next write-back.
+wait_for_usage ()
+{
+  local i
+
+  for i in {1..200}; do
+    [ "$(disk_usage "$image")" -gt "$2" ] || return 0
+    sleep 0.1
+  done
+  fail "$1: the image takes $(disk_usage "$image") bytes, more than $2"
+}
+
+# The guest fills the disk and deletes that, once with discards, once with
+# fstrim after it: follow_guest empty|over.
+follow_guest ()
+{
+  local how most
+
+  use_disk "$1"
+  for how in discard fstrim; do
+    wait_for_guest "$1-$how-written"
+    most=$(($(disk_usage "$image") - 10 * 1048576))
+    [ $most -gt 0 ] || fail "$1: the image holds less than was written"
+    answer_guest "$1-$how-written"
+    wait_for_guest "$1-$how-deleted"
+    if [ $how = fstrim ]; then
+      [ "$(disk_usage "$image")" -gt $most ] ||
+        fail "$1: the image shrank before fstrim"
+      answer_guest "$1-$how-deleted"
+      wait_for_guest "$1-trimmed"
+      wait_for_usage "$1-$how" $most
+      answer_guest "$1-trimmed"
+    else
+      wait_for_usage "$1-$how" $most
+      answer_guest "$1-$how-deleted"
+    fi
+  done
+}
+
+scenario_trim ()
+{
+  local parameters=clean-after=1
+
+  [ "$server" = qed ] || parameters=
+  make_disks
+  sha256sum "$tmpdir/disks/base.img" >"$tmpdir/base-sum"
+  expect_files 4 base 4
+  expect_files 1 kept 2
+  use_disk empty
+  start_nbdkit -P "$pidfile" -i 127.0.0.1 -p "$port" \
+               "$server" "dir=$tmpdir/disks" $parameters
+  start_guest trim "$port" "$export_name" 150
+  follow_guest empty
+  follow_guest over
+  finish_guest
+  sha256sum --quiet -c "$tmpdir/base-sum"
+
+  verify_export
+  mv "$tmpdir/copy" "$tmpdir/over-copy"
+  grep ' kept/' "$tmpdir/sums" >"$tmpdir/kept"
+  mv "$tmpdir/kept" "$tmpdir/sums"
+  use_disk empty
+  verify_export
+  stop_server
+  verify_content
+  use_disk over
+  mv "$tmpdir/over-copy" "$tmpdir/copy"
+  verify_content
 }
 
 build_guest

@@ -18,21 +18,30 @@ HOLES = "holes"         # everything is allocated, and the file has holes
                         # there: many tables, hardly any storage
 
 HEADER = struct.Struct("<4sIIIQQQQQII")
+BACKING_FILE = 1
 NEED_CHECK = 2
+BACKING_RAW = 4
 CHUNK = 1 << 20
 
 
 class Image:
     """How an image is laid out; sizes in bytes, table_size in clusters."""
 
-    def __init__(self, place, size, cluster_size, table_size, content):
+    def __init__(self, place, size, cluster_size, table_size, content,
+                 backing=None, backing_raw=False):
         self.place = place              # "memory" or "disk"
         self.size = size
         self.cluster_size = cluster_size
         self.table_size = table_size
         self.content = content
+        self.backing = backing          # another image's name, or None
+        self.backing_raw = backing_raw  # of that, its raw file
         self.table_bytes = table_size * cluster_size
         self.table_span = self.table_bytes // 8 * cluster_size
+
+    def backing_file(self):
+        """The name of the file below; it lies in the same directory."""
+        return self.backing + (".raw" if self.backing_raw else ".qed")
 
 
 def write_raw(path, image):
@@ -51,9 +60,15 @@ def write_qed(path, image):
     l1_offset = image.cluster_size
     end = l1_offset + image.table_bytes
     l1 = []
+    features, name = 0, b""
+    if image.backing:
+        features = BACKING_FILE | (BACKING_RAW if image.backing_raw else 0)
+        name = image.backing_file().encode()
     with open(path, "wb") as f:
         f.write(HEADER.pack(b"QED\0", image.cluster_size, image.table_size,
-                            1, 0, 0, 0, l1_offset, image.size, 0, 0))
+                            1, features, 0, 0, l1_offset, image.size,
+                            HEADER.size if name else 0, len(name)))
+        f.write(name)
         if image.content != EMPTY:
             for start in range(0, image.size, image.table_span):
                 length = min(image.table_span, image.size - start)

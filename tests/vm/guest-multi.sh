@@ -12,7 +12,7 @@ mount -t ext4 $device $mountpoint
 # write_on PROCESSOR-MASK SEED NAME
 write_on ()
 {
-  taskset "$1" sh -e -c ". /guest/functions; write_files $2 $3 16"
+  taskset "$1" sh -e -c ". /guest/functions; write_files $2 $3 8"
 }
 
 write_on 1 1 one &

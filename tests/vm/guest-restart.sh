@@ -8,7 +8,7 @@ attach
 # Nothing is left for the kernel to initialize in the background: idle is idle.
 mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 $device
 mount -t ext4 $device $mountpoint
-write_files 1 before 8
+write_files 1 before 4
 sync
 no_kernel_errors
 
@@ -25,7 +25,7 @@ attach
 mount -t ext4 $device $mountpoint
 grep ' before/' /guest/sums >/tmp/sums
 verify_files /tmp/sums
-write_files 2 after 8
+write_files 2 after 4
 umount $mountpoint
 detach
 

@@ -8,11 +8,11 @@ attach
 mkfs.ext4 -q -F $device
 mount -t ext4 $device $mountpoint
 
-write_files 1 files 8
+write_files 1 files 4
 sync
 # The same names again: the old blocks are freed, and some reused in place.
-write_files 2 files 32
-write_files 3 deleted 4
+write_files 2 files 12
+write_files 3 deleted 2
 sync
 rm -r $mountpoint/deleted
 
