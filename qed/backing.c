@@ -99,11 +99,10 @@ has_scheme (const char *name)
  * watchdog).
  */
 static int
-open_file (const struct qed_image *image, const char *path)
+open_file (const struct qed_image *image, const char *path,
+           const char *directory)
 {
   const struct qed_log *log = &image->options.log;
-  const char *directory = image->options.backing == QED_BACKING_ANY
-    ? NULL : image->options.backing_directory;
   struct qed_file_id id;
   int fd = qed_file_identify (path, directory, &id);
 
@@ -114,7 +113,8 @@ open_file (const struct qed_image *image, const char *path)
                "block device", image->path, path);
   else if (fd == -EXDEV)
     log_error (log, "%s: the backing file %s is not inside %s: move it there, "
-               "or allow it with backing=DIRECTORY or backing=any",
+               "or allow it (backing=DIRECTORY or any; with qedctl, "
+               "--allow-backing)",
                image->path, path, directory ? directory : "/");
   else if (fd < 0)
     log_error (log, "%s: cannot open the backing file %s: %s", image->path,
@@ -147,6 +147,15 @@ check_loop (const struct qed_image *image, int fd, const char *path)
 }
 
 /* ---- Formats ---- */
+
+/* How a backing file is opened. */
+struct way {
+  const char *path;
+  const char *directory;        /* where it must be, or NULL */
+  bool raw;                     /* it is not probed for a format */
+  enum qed_backing_mode below;  /* the policy for what is beneath it, */
+  const char *below_directory;  /* and where that must be */
+};
 
 static const struct {
   const char *name;
@@ -186,14 +195,17 @@ probe (const unsigned char *buf, const char **name)
 }
 
 static int
-open_qed (struct qed_image *image, struct storage *storage, const char *path,
-          struct backing *backing)
+open_qed (struct qed_image *image, struct storage *storage,
+          const struct way *way, struct backing *backing)
 {
   struct qed_options options = image->options;
   int r;
 
-  options.path = path;
+  options.path = way->path;
   options.read_only = true;
+  options.need_write = false;
+  options.backing = way->below;
+  options.backing_directory = way->below_directory;
   r = image_open_backing (&options, storage, image, &backing->qed);
   if (r == 0)
     backing->size = qed_size (backing->qed);
@@ -203,29 +215,29 @@ open_qed (struct qed_image *image, struct storage *storage, const char *path,
 /* 'storage' becomes the backing file's, also on failure. */
 static int
 open_format (struct qed_image *image, struct storage *storage,
-             const char *path, struct backing *backing)
+             const struct way *way, struct backing *backing)
 {
   unsigned char buf[FORMAT_SECTOR];
   enum backing_format format = BACKING_RAW;
   const char *name = NULL;
   int r = 0;
 
-  if (!(image->header.features & QED_F_BACKING_FORMAT_NO_PROBE)) {
+  if (!way->raw) {
     r = storage->ops->pread (storage, buf, sizeof buf, 0);
     if (r == 0)
       format = probe (buf, &name);
   }
   if (r == 0 && format == BACKING_QED)
-    return open_qed (image, storage, path, backing);
+    return open_qed (image, storage, way, backing);
   if (r == 0 && format == BACKING_FOREIGN) {
     log_error (&image->options.log, "%s: the backing file %s is a %s image: "
                "only raw and QED are supported; convert it (qemu-img convert)",
-               image->path, path, name);
+               image->path, way->path, name);
     r = -ENOTSUP;
   }
   else if (r < 0)
     log_error (&image->options.log, "%s: cannot read the backing file %s: %s",
-               image->path, path, strerror (-r));
+               image->path, way->path, strerror (-r));
   if (r == 0)
     r = storage->ops->length (storage, &backing->size);
   if (r < 0) {
@@ -267,6 +279,16 @@ read_name (struct qed_image *image, char **name)
 }
 
 static int
+check_scheme (const struct qed_image *image, const char *name)
+{
+  if (!has_scheme (name))
+    return 0;
+  log_error (&image->options.log, "%s: the backing file %s is not a local "
+             "file: that is not supported", image->path, name);
+  return -ENOTSUP;
+}
+
+static int
 check_policy (const struct qed_image *image, const char *name)
 {
   if (image->options.backing == QED_BACKING_NONE) {
@@ -274,12 +296,7 @@ check_policy (const struct qed_image *image, const char *name)
                "and backing=none allows no backing files", image->path, name);
     return -EPERM;
   }
-  if (has_scheme (name)) {
-    log_error (&image->options.log, "%s: the backing file %s is not a local "
-               "file: that is not supported", image->path, name);
-    return -ENOTSUP;
-  }
-  return 0;
+  return check_scheme (image, name);
 }
 
 /* The path of the backing file; to be freed.  The policy "beside" means the
@@ -302,27 +319,43 @@ find_path (struct qed_image *image, const char *name, char **path)
 }
 
 static int
-open_path (struct qed_image *image, const char *path,
-           struct backing *backing)
+open_path (struct qed_image *image, const struct way *way,
+           struct backing **backing)
 {
   struct storage *storage;
-  int fd = open_file (image, path), r;
+  int fd, r;
 
-  if (fd < 0)
-    return fd;
-  r = check_loop (image, fd, path);
-  if (r < 0) {
-    close (fd);
-    return r;
+  *backing = calloc (1, sizeof **backing);
+  if (*backing)
+    (*backing)->path = strdup (way->path);
+  if (*backing == NULL || (*backing)->path == NULL) {
+    free (*backing);
+    *backing = NULL;
+    return -ENOMEM;
   }
-  r = storage_file_open_fd (fd, path, image->options.lock,
-                            &image->options.log, &storage);
-  return r < 0 ? r : open_format (image, storage, path, backing);
+  r = fd = open_file (image, way->path, way->directory);
+  if (fd >= 0) {
+    r = check_loop (image, fd, way->path);
+    if (r < 0)
+      close (fd);
+    else
+      r = storage_file_open_fd (fd, way->path, image->options.lock,
+                                &image->options.log, &storage);
+  }
+  if (r == 0)
+    r = open_format (image, storage, way, *backing);
+  if (r < 0) {
+    free ((*backing)->path);
+    free (*backing);
+    *backing = NULL;
+  }
+  return r;
 }
 
 int
 backing_open (struct qed_image *image, struct backing **backing)
 {
+  const struct qed_options *options = &image->options;
   char *name = NULL, *path = NULL;
   int r = read_name (image, &name);
 
@@ -332,17 +365,83 @@ backing_open (struct qed_image *image, struct backing **backing)
   if (r == 0)
     r = find_path (image, name, &path);
   if (r == 0) {
-    *backing = calloc (1, sizeof **backing);
-    r = *backing ? open_path (image, path, *backing) : -ENOMEM;
+    struct way way = {
+      .path = path,
+      .directory = options->backing == QED_BACKING_ANY
+        ? NULL : options->backing_directory,
+      .raw = image->header.features & QED_F_BACKING_FORMAT_NO_PROBE,
+      .below = options->backing,
+      .below_directory = options->backing_directory,
+    };
+
+    r = open_path (image, &way, backing);
   }
-  if (r < 0) {
-    free (*backing);
-    *backing = NULL;
-    free (path);
-  }
-  else
-    (*backing)->path = path;
   free (name);
+  free (path);
+  return r;
+}
+
+/* The path that a name would mean if the image had it; both to be freed. */
+static int
+resolve_new (const struct qed_image *image, const char *name,
+             char **directory, char **path)
+{
+  *directory = directory_of (image->path);
+  *path = *directory ? resolve_name (*directory, name) : NULL;
+  return *path ? 0 : -ENOMEM;
+}
+
+int
+backing_open_name (struct qed_image *image, const char *name, bool raw,
+                   struct backing **backing)
+{
+  struct way way = { .raw = raw, .below = image->options.backing };
+  char *directory = NULL, *path = NULL;
+  int r = check_scheme (image, name);
+
+  *backing = NULL;
+  if (way.below == QED_BACKING_BELOW)
+    way.below_directory = image->options.backing_directory;
+  if (r == 0)
+    r = resolve_new (image, name, &directory, &path);
+  if (r == 0) {
+    way.path = path;
+    r = open_path (image, &way, backing);
+  }
+  free (directory);
+  free (path);
+  return r;
+}
+
+int
+backing_check_name (const struct qed_image *image, const char *name)
+{
+  const struct qed_log *log = &image->options.log;
+  char *directory = NULL, *path = NULL;
+  struct qed_file_id id;
+  int r = 0, found;
+
+  if (has_scheme (name))
+    return 0;
+  r = resolve_new (image, name, &directory, &path);
+  if (r < 0)
+    goto out;
+  found = qed_file_identify (path, NULL, &id);
+  if (found < 0)
+    log_warning (log, "%s: the backing file %s cannot be opened now (%s): "
+                 "until it can, nor can the image", image->path, path,
+                 strerror (-found));
+  else if (id.device == image->device && id.inode == image->inode) {
+    log_error (log, "%s: would be its own backing file", image->path);
+    r = -ELOOP;
+  }
+  else if (qed_file_identify (path, directory, &id) == -EXDEV)
+    log_warning (log, "%s: the backing file %s is not inside the image's "
+                 "directory: a server opens it only with backing=DIRECTORY or "
+                 "backing=any", image->path, path);
+ out:
+  free (directory);
+  free (path);
   return r;
 }
 

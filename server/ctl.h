@@ -31,6 +31,7 @@ struct ctl_command {
 extern const struct ctl_command ctl_create_command;
 extern const struct ctl_command ctl_info_command;
 extern const struct ctl_command ctl_map_command;
+extern const struct ctl_command ctl_rebase_command;
 extern const struct ctl_command ctl_resize_command;
 
 /* ---- Options ----------------------------------------------------------- */

@@ -21,6 +21,7 @@ static const struct ctl_command *const commands[] = {
   &ctl_create_command,
   &ctl_info_command,
   &ctl_map_command,
+  &ctl_rebase_command,
   &ctl_resize_command,
 };
 
