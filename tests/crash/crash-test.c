@@ -186,8 +186,8 @@ self_test (const struct arguments *args)
 /* ---- The command line ---- */
 
 enum { OPTION_SEED = 1, OPTION_STATES, OPTION_GEOMETRY, OPTION_BACKING,
-       OPTION_RESHAPE, OPTION_LEAVE_OUT, OPTION_SELF_TEST, OPTION_STEPS, OPTION_TRACE,
-       OPTION_HELP };
+       OPTION_RESHAPE, OPTION_LEAVE_OUT, OPTION_SELF_TEST, OPTION_STEPS,
+       OPTION_TRACE, OPTION_HELP };
 
 static uint64_t
 number (const char *s)
