@@ -258,6 +258,10 @@ test_write_fails (void **state)
 static void
 resize_sync_fails (unsigned n)
 {
+  struct header_change again = {
+    .what = HEADER_IMAGE_SIZE, .image_size = 3 * MIB,
+  };
+
   set_size (MIB);
   assert_int_equal (open_alone (), 0);
   fake_rule_add_full (fake, (struct fake_rule) {
@@ -266,7 +270,7 @@ resize_sync_fails (unsigned n)
   assert_int_equal (image->header.image_size, MIB);
   assert_false (qed_writable (image));
   fake_forget (fake);
-  assert_int_equal (resize (3 * MIB), -EIO);
+  assert_int_equal (header_make_change (image, &again), -EIO);
   assert_int_equal (flush_image (), -EIO);
   assert_true (close_image () < 0);
   assert_int_equal (fake_calls (fake, FAKE_WRITE), 0);
