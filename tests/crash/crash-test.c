@@ -36,7 +36,7 @@
 #include "sim.h"
 
 #define STATES_DEFAULT 2000u
-#define SELF_TEST_STATES 20000u /* within so many it must be noticed */
+#define SELF_TEST_STATES 40000u /* within so many it must be noticed */
 #define ALL_STEPS_STATES 1000u  /* after so many each step met a crash */
 
 /* The steps that keep the ordering rules. */

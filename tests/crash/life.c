@@ -154,7 +154,9 @@ crash_rate (const struct step *step)
       return exposed || life.reshape.kind != RESHAPE_NOT ? 3 : 6;
     }
   }
-  return step || exposed ? life.crash_rate / 20 : life.crash_rate;
+  if ((step || exposed) && life.crash_rate >= 400)
+    return life.crash_rate / 20;
+  return life.crash_rate;
 }
 
 static void
@@ -278,11 +280,13 @@ run_session (void)
   life.before = disk_kill (life.disk);
   life.reference_count = 0;
   note_clean_moment ();
-  reshape_draw (&life.reshape, &life.shape, life.often, &life.promise,
-                &random);
+  memset (&life.reshape, 0, sizeof life.reshape);
+  if (!(life.references[0].features & WALK_NEED_CHECK)) /* it has to be clean */
+    reshape_draw (&life.reshape, &life.shape, life.often, &life.promise,
+                  &random);
   life.resized |= life.reshape.kind == RESHAPE_SIZE;
   if (life.reshape.kind == RESHAPE_SIZE)
-    life.crash_rate /= 20;      /* it is short */
+    life.crash_rate = 40;       /* it is short */
   sim_trace ("--- session %u: %s, image size 0x%" PRIx64 ", file 0x%" PRIx64,
              life.session, geometry_names[life.geometry],
              life.shape.image_size, disk_length (life.disk));

@@ -104,7 +104,6 @@ void
 reshape_draw (struct reshape *reshape, const struct shape *shape, bool often,
               struct promise *promise, struct random *random)
 {
-  memset (reshape, 0, sizeof *reshape);
   if (random_one_in (random, 4))
     reshape->patience = (unsigned) random_between (random, 1, 40);
   switch (random_below (random, often ? 3 : 6)) {

@@ -22,8 +22,8 @@ struct reshape {
                                  * it is not */
 };
 
-/* Decide what is to be done ('often' something); see that enough is judged
- * afterwards.
+/* Decide what is to be done ('often' something), of which nothing is known
+ * yet; see that enough is judged afterwards.
  */
 void reshape_draw (struct reshape *reshape, const struct shape *shape,
                    bool often, struct promise *promise,
