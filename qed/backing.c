@@ -91,11 +91,10 @@ resolve_name (const char *directory, const char *name)
  * watchdog).
  */
 static int
-open_file (const struct qed_image *image, const char *path)
+open_file (const struct qed_image *image, const char *path,
+           const char *directory)
 {
   const struct qed_log *log = &image->options.log;
-  const char *directory = image->options.backing == QED_BACKING_ANY
-    ? NULL : image->options.backing_directory;
   struct qed_file_id id;
   int fd = qed_file_identify (path, directory, &id);
 
@@ -106,7 +105,8 @@ open_file (const struct qed_image *image, const char *path)
                "block device", image->path, path);
   else if (fd == -EXDEV)
     log_error (log, "%s: the backing file %s is not inside %s: move it there, "
-               "or allow it with backing=DIRECTORY or backing=any",
+               "or allow it (backing=DIRECTORY or any; with qedctl, "
+               "--allow-backing)",
                image->path, path, directory ? directory : "/");
   else if (fd < 0)
     log_error (log, "%s: cannot open the backing file %s: %s", image->path,
@@ -149,6 +149,15 @@ check_loop (const struct qed_image *image, int fd, const char *path)
 
 /* ---- Formats ---- */
 
+/* How a backing file is opened. */
+struct way {
+  const char *path;
+  const char *directory;        /* where it must be, or NULL */
+  bool raw;                     /* it is not probed for a format */
+  enum qed_backing_mode below;  /* the policy for what is beneath it, */
+  const char *below_directory;  /* and where that must be */
+};
+
 static const struct {
   const char *name;
   unsigned at;
@@ -187,14 +196,17 @@ probe (const unsigned char *buf, const char **name)
 }
 
 static int
-open_qed (struct qed_image *image, struct storage *storage, const char *path,
-          struct backing *backing)
+open_qed (struct qed_image *image, struct storage *storage,
+          const struct way *way, struct backing *backing)
 {
   struct qed_options options = image->options;
   int r;
 
-  options.path = path;
+  options.path = way->path;
   options.read_only = true;
+  options.need_write = false;
+  options.backing = way->below;
+  options.backing_directory = way->below_directory;
   r = image_open_backing (&options, storage, image, &backing->qed);
   if (r == 0)
     backing->size = qed_size (backing->qed);
@@ -204,29 +216,29 @@ open_qed (struct qed_image *image, struct storage *storage, const char *path,
 /* 'storage' becomes the backing file's, also on failure. */
 static int
 open_format (struct qed_image *image, struct storage *storage,
-             const char *path, struct backing *backing)
+             const struct way *way, struct backing *backing)
 {
   unsigned char buf[FORMAT_SECTOR];
   enum backing_format format = BACKING_RAW;
   const char *name = NULL;
   int r = 0;
 
-  if (!(image->header.features & QED_F_BACKING_FORMAT_NO_PROBE)) {
+  if (!way->raw) {
     r = storage->ops->pread (storage, buf, sizeof buf, 0);
     if (r == 0)
       format = probe (buf, &name);
   }
   if (r == 0 && format == BACKING_QED)
-    return open_qed (image, storage, path, backing);
+    return open_qed (image, storage, way, backing);
   if (r == 0 && format == BACKING_FOREIGN) {
     log_error (&image->options.log, "%s: the backing file %s is a %s image: "
                "only raw and QED are supported; convert it (qemu-img convert)",
-               image->path, path, name);
+               image->path, way->path, name);
     r = -ENOTSUP;
   }
   else if (r < 0)
     log_error (&image->options.log, "%s: cannot read the backing file %s: %s",
-               image->path, path, strerror (-r));
+               image->path, way->path, strerror (-r));
   if (r == 0)
     r = storage->ops->length (storage, &backing->size);
   if (r < 0) {
@@ -316,54 +328,99 @@ find_path (struct qed_image *image, const char *name, char **path)
   return *path ? 0 : -ENOMEM;
 }
 
+static int
+new_backing (const char *path, struct backing **backing)
+{
+  *backing = calloc (1, sizeof **backing);
+  if (*backing)
+    (*backing)->path = strdup (path);
+  if (*backing && (*backing)->path)
+    return 0;
+  free (*backing);
+  *backing = NULL;
+  return -ENOMEM;
+}
+
+static void
+drop_backing (struct backing **backing)
+{
+  free ((*backing)->path);
+  free (*backing);
+  *backing = NULL;
+}
+
 /* What a server exports may be a guest's disk, into which the guest can write
  * any header: it is raw, and never probed.
  */
 static int
-open_uri (struct qed_image *image, const char *uri, struct backing *backing)
+open_uri (struct qed_image *image, const char *uri, struct backing **backing)
 {
   int r = check_depth (image);
 
   if (r == 0)
-    r = storage_nbd_open (uri, image->path, &image->options.log,
-                          &backing->raw);
+    r = new_backing (uri, backing);
   if (r < 0)
     return r;
-  backing->remote = true;
-  return backing->raw->ops->length (backing->raw, &backing->size);
+  r = storage_nbd_open (uri, image->path, &image->options.log,
+                        &(*backing)->raw);
+  if (r == 0) {
+    (*backing)->remote = true;
+    r = (*backing)->raw->ops->length ((*backing)->raw, &(*backing)->size);
+  }
+  if (r < 0) {
+    if ((*backing)->raw)
+      (*backing)->raw->ops->close ((*backing)->raw);
+    drop_backing (backing);
+  }
+  return r;
 }
 
 static int
-open_path (struct qed_image *image, const char *path,
-           struct backing *backing)
+open_path (struct qed_image *image, const struct way *way,
+           struct backing **backing)
 {
   struct storage *storage;
-  int fd = open_file (image, path), r;
+  int fd, r = new_backing (way->path, backing);
 
-  if (fd < 0)
-    return fd;
-  r = check_loop (image, fd, path);
-  if (r < 0) {
-    close (fd);
+  if (r < 0)
     return r;
+  r = fd = open_file (image, way->path, way->directory);
+  if (fd >= 0) {
+    r = check_loop (image, fd, way->path);
+    if (r < 0)
+      close (fd);
+    else
+      r = storage_file_open_fd (fd, way->path, image->options.lock,
+                                &image->options.log, &storage);
   }
-  r = storage_file_open_fd (fd, path, image->options.lock,
-                            &image->options.log, &storage);
-  return r < 0 ? r : open_format (image, storage, path, backing);
+  if (r == 0)
+    r = open_format (image, storage, way, *backing);
+  if (r < 0)
+    drop_backing (backing);
+  return r;
 }
 
 static int
-open_name (struct qed_image *image, const char *name,
-           struct backing *backing)
+open_local (struct qed_image *image, const char *name,
+            struct backing **backing)
 {
-  int r;
+  const struct qed_options *options = &image->options;
+  struct way way = {
+    .raw = image->header.features & QED_F_BACKING_FORMAT_NO_PROBE,
+    .below = options->backing,
+  };
+  char *path;
+  int r = find_path (image, name, &path);
 
-  if (format_backing_kind (name) == FORMAT_BACKING_NBD) {
-    backing->path = strdup (name);
-    return backing->path ? open_uri (image, name, backing) : -ENOMEM;
-  }
-  r = find_path (image, name, &backing->path);
-  return r < 0 ? r : open_path (image, backing->path, backing);
+  if (r < 0)
+    return r;
+  way.path = path;
+  way.below_directory = options->backing_directory;
+  if (options->backing != QED_BACKING_ANY)
+    way.directory = options->backing_directory;
+  r = open_path (image, &way, backing);
+  free (path);
+  return r;
 }
 
 int
@@ -375,16 +432,84 @@ backing_open (struct qed_image *image, struct backing **backing)
   *backing = NULL;
   if (r == 0)
     r = check_policy (image, name);
-  if (r == 0) {
-    *backing = calloc (1, sizeof **backing);
-    r = *backing ? open_name (image, name, *backing) : -ENOMEM;
-  }
-  if (r < 0 && *backing) {
-    free ((*backing)->path);
-    free (*backing);
-    *backing = NULL;
-  }
+  if (r == 0)
+    r = format_backing_kind (name) == FORMAT_BACKING_NBD
+      ? open_uri (image, name, backing) : open_local (image, name, backing);
   free (name);
+  return r;
+}
+
+/* The path that a name would mean if the image had it; both to be freed. */
+static int
+resolve_new (const struct qed_image *image, const char *name,
+             char **directory, char **path)
+{
+  *directory = directory_of (image->path);
+  *path = *directory ? resolve_name (*directory, name) : NULL;
+  return *path ? 0 : -ENOMEM;
+}
+
+int
+backing_open_name (struct qed_image *image, const char *name, bool raw,
+                   struct backing **backing)
+{
+  struct way way = { .raw = raw, .below = image->options.backing };
+  char *directory = NULL, *path = NULL, error[FORMAT_ERROR_SIZE];
+  int r = format_check_backing_kind (name, error);
+
+  *backing = NULL;
+  if (r < 0) {
+    log_error (&image->options.log, "%s: the backing file %s: %s",
+               image->path, name, error);
+    return r;
+  }
+  if (format_backing_kind (name) == FORMAT_BACKING_NBD)
+    return open_uri (image, name, backing);
+  if (way.below == QED_BACKING_BELOW)
+    way.below_directory = image->options.backing_directory;
+  if (r == 0)
+    r = resolve_new (image, name, &directory, &path);
+  if (r == 0) {
+    way.path = path;
+    r = open_path (image, &way, backing);
+  }
+  free (directory);
+  free (path);
+  return r;
+}
+
+int
+backing_check_name (const struct qed_image *image, const char *name)
+{
+  const struct qed_log *log = &image->options.log;
+  char *directory = NULL, *path = NULL;
+  struct qed_file_id id;
+  int r = 0, found;
+
+  if (format_backing_kind (name) == FORMAT_BACKING_NBD) {
+    log_warning (log, "%s: the backing file %s is on an NBD server: a server "
+                 "opens it only with backing=any", image->path, name);
+    return 0;
+  }
+  r = resolve_new (image, name, &directory, &path);
+  if (r < 0)
+    goto out;
+  found = qed_file_identify (path, NULL, &id);
+  if (found < 0)
+    log_warning (log, "%s: the backing file %s cannot be opened now (%s): "
+                 "until it can, nor can the image", image->path, path,
+                 strerror (-found));
+  else if (id.device == image->device && id.inode == image->inode) {
+    log_error (log, "%s: would be its own backing file", image->path);
+    r = -ELOOP;
+  }
+  else if (qed_file_identify (path, directory, &id) == -EXDEV)
+    log_warning (log, "%s: the backing file %s is not inside the image's "
+                 "directory: a server opens it only with backing=DIRECTORY or "
+                 "backing=any", image->path, path);
+ out:
+  free (directory);
+  free (path);
   return r;
 }
 

@@ -41,6 +41,19 @@ bool backing_stop (struct backing *backing);
 /* Whether reading a part of it may take a round trip to a server. */
 bool backing_is_remote (const struct backing *backing);
 
+/* Open what is to become the image's backing file, before the image is
+ * started: a name that its user vouches for, so it may lie anywhere; what is
+ * beneath it is opened by the image's policy, where "beside" counts from there.
+ * 'raw': not probed for a format.  It must not contain the image itself.
+ */
+int backing_open_name (struct qed_image *image, const char *name, bool raw,
+                       struct backing **backing);
+
+/* Warn where a name that is to be stored leads to what a server would not
+ * open; -ELOOP, with a message, if it is the image itself.
+ */
+int backing_check_name (const struct qed_image *image, const char *name);
+
 uint64_t backing_size (const struct backing *backing);
 const char *backing_path (const struct backing *backing); /* or its URI */
 struct qed_file_id backing_identify (const struct backing *backing);

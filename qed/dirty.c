@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* The dirty bit's life: mark-dirty and make-clean (image.h has the diagram).
- *
- * A header update reads the first sector, changes the features field alone,
- * and writes the sector as a whole (O9): what others keep in the rest of the
- * header clusters stays.  Loop only.
+ * header.c writes it.  Loop only.
  */
 
 #include <config.h>
@@ -22,74 +19,15 @@ image_of (struct job *job)
     ((char *) job - offsetof (struct qed_image, job));
 }
 
-static void
-header_io_done (struct storage_io *io)
-{
-  job_io_end (io->opaque, io->error);
-}
-
-static int
-submit_header_io (struct job *job, enum storage_op op)
-{
-  struct qed_image *image = image_of (job);
-  struct storage_io *io = &image->header_io;
-
-  io->op = op;
-  io->buf = image->sector;
-  io->count = sizeof image->sector;
-  io->offset = 0;
-  io->done = header_io_done;
-  io->opaque = job;
-  job_io_begin (job);
-  storage_submit (image->loop, image->storage, io);
-  return JOB_WAIT;
-}
-
-static int
-read_header (struct job *job)
-{
-  return submit_header_io (job, STORAGE_READ);
-}
-
-static int
-write_features (struct job *job, uint64_t set, uint64_t clear)
-{
-  struct qed_image *image = image_of (job);
-  unsigned char *field = image->sector + FORMAT_AT_FEATURES;
-
-  image->header.features = (image->header.features | set) & ~clear;
-  format_put64 (field, (format_get64 (field) | set) & ~clear);
-  return submit_header_io (job, STORAGE_WRITE);
-}
-
-static void
-sync_done (struct storage_io *io)
-{
-  struct job *job = io->opaque;
-
-  if (io->error < 0)
-    image_fail (image_of (job), "sync-header", io->error);
-  job_io_end (job, io->error);
-}
-
-static int
-sync_header (struct job *job)
-{
-  int r = submit_header_io (job, STORAGE_SYNC);
-
-  image_of (job)->header_io.done = sync_done;
-  return r;
-}
-
 /* ---- mark-dirty: NEED_CHECK is durable before any change (O1) ---- */
 
 static int set_need_check (struct job *job);
 static int open_gate (struct job *job);
 
 static const struct job_step mark_dirty_steps[] = {
-  { "read-header",      read_header },
+  { "read-header",      header_read },
   { "set-need-check",   set_need_check },
-  { "sync-header",      sync_header },
+  { "sync-header",      header_sync },
   { "open-gate",        open_gate },
   { NULL, NULL }
 };
@@ -97,7 +35,7 @@ static const struct job_step mark_dirty_steps[] = {
 static int
 set_need_check (struct job *job)
 {
-  return write_features (job, QED_F_NEED_CHECK, 0);
+  return header_write_features (job, QED_F_NEED_CHECK, 0);
 }
 
 static int
@@ -139,19 +77,18 @@ dirty_mark (struct qed_image *image)
 /* ---- make-clean: NEED_CHECK goes after everything else (O7) ---- */
 
 static int close_gate (struct job *job);
-static int write_back (struct job *job);
 static int reclaim (struct job *job);
 static int cut_tail (struct job *job);
 static int clear_need_check (struct job *job);
 
 static const struct job_step make_clean_steps[] = {
   { "close-gate",       close_gate },   /* wait for changes under way */
-  { "write-back",       write_back },   /* ends with a sync */
+  { "write-back",       flush_step },   /* ends with a sync */
   { "reclaim",          reclaim },      /* what was freed is free */
   { "cut-tail",         cut_tail },     /* the file ends where its use ends */
-  { "read-header",      read_header },
+  { "read-header",      header_read },
   { "clear-need-check", clear_need_check },
-  { "sync-header",      sync_header },
+  { "sync-header",      header_sync },
   { NULL, NULL }
 };
 
@@ -164,23 +101,6 @@ close_gate (struct job *job)
   if (gate_close (&image->gate))
     job_io_end (job, 0);
   return JOB_WAIT;              /* else the last holder ends it */
-}
-
-static void
-write_back_done (struct job *job)
-{
-  struct qed_image *image = (struct qed_image *)
-    ((char *) job - offsetof (struct qed_image, write_back));
-
-  job_io_end (&image->job, job->error);
-}
-
-static int
-write_back (struct job *job)
-{
-  job_io_begin (job);
-  flush_start (image_of (job), write_back_done);
-  return JOB_WAIT;
 }
 
 static int
@@ -233,7 +153,7 @@ clear_need_check (struct job *job)
 
   if (atomic_load (&image->damaged))
     return JOB_NEXT;
-  return write_features (job, 0, QED_F_NEED_CHECK);
+  return header_write_features (job, 0, QED_F_NEED_CHECK);
 }
 
 /* If anything failed, the header may say either: the gate stays closed, so

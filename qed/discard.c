@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Trim, zero and forget: whole clusters lose their entry and are freed (O5), parts of
- * a cluster are made to read as zeros in place.
+/* Trim, zero and forget: whole clusters lose their entry and are freed (O5),
+ * parts of a cluster are made to read as zeros in place.
  *
  *   enter the gate (O1) -> publish "unallocated", or, over a backing file,
  *   "zero" -> hand the clusters to space.c -> leave the gate
@@ -19,13 +19,17 @@
 #include "yield.h"
 
 /* What a cluster without a place must say so that it reads as zeros: over a
- * backing file "zero", else, and behind the backing file's end, nothing.  One
- * that is forgotten says nothing anywhere.
+ * backing file, or where rebase will put one, "zero"; else, and behind the
+ * backing file's end, nothing.  One that is forgotten says nothing anywhere.
  */
 static uint64_t
 empty_entry (const struct qed_image *image, enum qed_op op, uint64_t at)
 {
-  return op != QED_OP_FORGET && image->backing && at < backing_size (image->backing)
+  if (op == QED_OP_FORGET)
+    return 0;
+  if (image->backing && at < backing_size (image->backing))
+    return FORMAT_ENTRY_ZERO;
+  return image->new_backing && at < backing_size (image->new_backing)
     ? FORMAT_ENTRY_ZERO : 0;
 }
 

@@ -2,7 +2,8 @@
 
 /* Which job an image's loop runs next, and the requests that wait for one.
  *
- * One job at a time, by urgency: the repair at open, mark-dirty, write-back, make-clean, the end;
+ * One job at a time, by urgency: the repair at open, mark-dirty, write-back,
+ * make-clean on request, a change of the header, the end, make-clean;
  * whoever came before a job started is answered by it, later ones by the next.
  */
 
@@ -166,14 +167,19 @@ image_close_wanted (struct qed_image *image)
 }
 
 static bool
-may_end (const struct qed_image *image)
+scans_ended (const struct qed_image *image)
 {
-  if (reclaim_active (image))
-    return false;
   for (; image; image = image_below (image))
     if (image->scan || (image->backing && !backing_stop (image->backing)))
       return false;
   return true;
+}
+
+static bool
+may_end (const struct qed_image *image)
+{
+  return !reclaim_active (image) && scans_ended (image) &&
+    scans_ended (image_below_new (image));
 }
 
 static void
@@ -201,6 +207,8 @@ dispatch_failed (struct qed_image *image)
   take_list (image, &image->want_flush);
   answer_served (image, -EIO);
   take_list (image, &image->want_make_clean);
+  answer_served (image, -EIO);
+  take_list (image, &image->want_header);
   answer_served (image, -EIO);
   if (image_close_wanted (image) && may_end (image))
     end (image);
@@ -247,6 +255,7 @@ dispatch (struct loop_task *task)
   if (image->running || image->closed)
     return;
   start_scans (image);
+  start_scans (image_below_new (image));
   if (atomic_load (&image->failed)) {
     dispatch_failed (image);
     return;
@@ -264,6 +273,8 @@ dispatch (struct loop_task *task)
     start_write_back (image);
   else if (take_list (image, &image->want_make_clean))
     make_clean_now (image);
+  else if (take_list (image, &image->want_header))
+    header_start (image);
   else if (image_close_wanted (image))
     dispatch_close (image);
   else if (image->want_clean) {

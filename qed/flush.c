@@ -321,6 +321,22 @@ flush_done (struct job *job)
   wb->done (job);
 }
 
+/* Its end is that of a piece of the other job's I/O. */
+static void
+step_done (struct job *job)
+{
+  job_io_end (&image_of (job)->job, job->error);
+}
+
+int
+flush_step (struct job *job)
+{
+  job_io_begin (job);
+  flush_start ((struct qed_image *)
+               ((char *) job - offsetof (struct qed_image, job)), step_done);
+  return JOB_WAIT;
+}
+
 void
 flush_start (struct qed_image *image, void (*done) (struct job *job))
 {

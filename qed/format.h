@@ -38,7 +38,11 @@
 
 /* Where a header field lies: for writers that change one field. */
 #define FORMAT_AT_FEATURES 16
+#define FORMAT_AT_COMPAT 24
 #define FORMAT_AT_AUTOCLEAR 32
+#define FORMAT_AT_IMAGE_SIZE 48
+#define FORMAT_AT_BACKING_OFFSET 56
+#define FORMAT_AT_BACKING_SIZE 60
 
 struct format_header {
   uint32_t cluster_size;        /* bytes */

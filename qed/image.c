@@ -166,6 +166,12 @@ read_header (struct qed_image *image, uint64_t *length)
   return 0;
 }
 
+void
+image_reach (struct qed_image *image, uint64_t size)
+{
+  image->geometry.image_size = size;
+}
+
 /* For a while the image is larger than its header says. */
 static int
 grow_geometry (struct qed_image *image)
@@ -181,7 +187,7 @@ grow_geometry (struct qed_image *image)
   if (r < 0)
     log_error (&image->options.log, "%s: %s", image->path, error);
   else
-    image->geometry.image_size = size;
+    image_reach (image, size);
   return r;
 }
 
@@ -223,6 +229,12 @@ check_features (struct qed_image *image)
   if (image->options.examine) {
     image->state = STATE_DIRTY;
     return 0;
+  }
+  if (image->options.need_write) {
+    log_error (&image->options.log, "%s: NEED_CHECK is set (features, offset "
+               "0x%x): the image was not closed cleanly: repair it first "
+               "(qedctl check --repair)", image->path, FORMAT_AT_FEATURES);
+    return -EROFS;
   }
   if (image->options.check != QED_CHECK_NEVER && !image->storage->read_only)
     return plan_recovery (image);
@@ -414,6 +426,14 @@ qed_open (const struct qed_options *options, struct qed_image **image)
   return r < 0 ? r : image_open_storage (options, storage, image);
 }
 
+/* All images that 'top' reads from run on its loop. */
+static void
+lend_loop (struct qed_image *top, struct qed_image *below)
+{
+  for (; below; below = image_below (below))
+    below->loop = top->loop;
+}
+
 static void
 free_loop (struct qed_image *image)
 {
@@ -446,7 +466,6 @@ start_backing (struct qed_image *image)
 int
 qed_start (struct qed_image *image)
 {
-  struct qed_image *below;
   int r = 0;
 
   image->loop = loop_create ();
@@ -465,8 +484,8 @@ qed_start (struct qed_image *image)
       free_loop (image);
     return r;
   }
-  for (below = image_below (image); below; below = image_below (below))
-    below->loop = image->loop;
+  lend_loop (image, image_below (image));
+  lend_loop (image, image_below_new (image));
   image_kick (image);
   return 0;
 }
@@ -498,6 +517,7 @@ qed_close (struct qed_image *image)
     r = image->close_error;
   }
   backing_close (image->backing);
+  backing_close (image->new_backing);
   recover_free (image->recover);
   flush_destroy (image);
   space_destroy (&image->space);

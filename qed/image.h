@@ -33,6 +33,7 @@
 #include "format.h"
 #include "gate.h"
 #include "guard.h"
+#include "header.h"
 #include "job.h"
 #include "log.h"
 #include "loop.h"
@@ -55,7 +56,7 @@ enum scan_state {
 /* request->phase */
 enum request_phase {
   REQUEST_RUNS,
-  REQUEST_LISTED,       /* in want_mark, want_flush or served */
+  REQUEST_LISTED,       /* in one of the want lists, or in served */
   REQUEST_SERVED,       /* its job ended; flush_error says how */
 };
 
@@ -77,6 +78,8 @@ struct qed_image {
                                  * lends us its loop */
   struct backing *backing;      /* or NULL */
   bool backing_skipped;         /* there is one, but it was not opened */
+  struct backing *new_backing;  /* what rebase will put in its place, or NULL;
+                                 * opened before qed_start */
   char *backing_directory;      /* what options.backing_directory points at, if
                                  * it is ours */
 
@@ -113,12 +116,16 @@ struct qed_image {
    */
   _Atomic bool sync_data_first;
 
-  pthread_mutex_t lock;         /* protects the four that follow */
+  pthread_mutex_t lock;         /* protects the five that follow */
   struct request_list want_mark;  /* they wait for NEED_CHECK */
   struct request_list want_flush; /* they wait for a write-back that starts
                                    * after they came */
   struct request_list want_make_clean; /* they wait for NEED_CHECK to go */
+  struct request_list want_header; /* it waits for header_change, which it
+                                    * has set */
   bool want_close;
+
+  struct header_change *header_change;
 
   /* Loop only, from here on. */
   enum dirty_state state;
@@ -158,6 +165,9 @@ int image_open_storage (const struct qed_options *options,
 int image_open_backing (const struct qed_options *options,
                         struct storage *storage, struct qed_image *overlay,
                         struct qed_image **image);
+
+/* Between open and start: requests may reach so far.  'size' is possible. */
+void image_reach (struct qed_image *image, uint64_t size);
 
 /* Changes are refused from now on; the first reason stays, but EIO is worse
  * than EROFS.
@@ -210,6 +220,9 @@ void flush_destroy (struct qed_image *image);
 
 /* Write everything back.  Loop only; 'done' is the caller's. */
 void flush_start (struct qed_image *image, void (*done) (struct job *job));
+
+/* The same as a step of image->job. */
+int flush_step (struct job *job);
 
 /* ---- reclaim.c ---- */
 
@@ -290,6 +303,39 @@ int request_wait_scan (struct qed_image *image, struct qed_request *request,
 int request_wait_job (struct qed_image *image, struct request_list *list,
                       struct qed_request *request);
 
+/* How the job ended that served the request; QED_WAIT if none has yet. */
+int request_job_result (struct qed_image *image,
+                        struct qed_request *request);
+
+/* What the image itself, not its backing file, has in the first *done bytes
+ * of the range; likewise.
+ */
+int request_own (struct qed_image *image, struct qed_request *request,
+                 uint64_t at, uint64_t bytes, enum format_entry *class,
+                 uint64_t *done);
+
+/* ---- sync.c ---- */
+
+/* Call 'run' with a request, which it may queue, until it returns something
+ * else than QED_WAIT and REQUEST_AGAIN, waiting where it must.  Not on the
+ * loop.
+ */
+int sync_run (int (*run) (struct qed_request *request, void *opaque),
+              void *opaque);
+
+/* As plain calls: request_own, and those of a backing file; each tells of a
+ * first part, *done bytes.
+ */
+int sync_own (struct qed_image *image, uint64_t at, uint64_t bytes,
+              enum format_entry *class, uint64_t *done);
+int sync_backing_extent (struct backing *backing, uint64_t at,
+                         uint64_t bytes, enum qed_extent *kind,
+                         uint64_t *done);
+
+/* Read all of it. */
+int sync_backing_read (struct backing *backing, uint64_t at, uint64_t bytes,
+                       void *buf);
+
 /* ---- allocate.c ---- */
 
 /* Every change of entries happens between these.  change_begin enters the
@@ -352,6 +398,20 @@ int discard_some (struct qed_image *image, struct qed_request *request,
                   enum qed_op op, uint64_t at, uint64_t bytes,
                   uint64_t *done);
 
+/* ---- resize.c ---- */
+
+/* Resize an image that was opened and not yet started: it is started, and
+ * must be closed afterwards.
+ */
+int resize_image (struct qed_image *image, struct qed_resize *resize,
+                  const struct qed_progress *progress);
+
+/* ---- rebase.c ---- */
+
+/* Likewise; with options.skip_backing for an unsafe rebase. */
+int rebase_image (struct qed_image *image, const struct qed_rebase *rebase,
+                  const struct qed_progress *progress);
+
 /* The image on top of the chain, whose loop serves all of them. */
 static inline struct qed_image *
 image_top (struct qed_image *image)
@@ -366,6 +426,13 @@ static inline struct qed_image *
 image_below (const struct qed_image *image)
 {
   return image->backing ? backing_image (image->backing) : NULL;
+}
+
+/* The first image of the chain that rebase will put beneath this one. */
+static inline struct qed_image *
+image_below_new (const struct qed_image *image)
+{
+  return image->new_backing ? backing_image (image->new_backing) : NULL;
 }
 
 /* ---- amend.c ---- */

@@ -87,6 +87,8 @@ struct qed_options {
                                  * symlinks: the path begins with it, and no
                                  * symlink on the way may lead out of it */
   bool read_only;               /* never change the file */
+  bool need_write;              /* fail with -EROFS, say why, where the image
+                                 * would be opened for reading only */
   bool lock;                    /* take QEMU's file locks */
   bool skip_backing;            /* leave the backing file alone: what lies
                                  * there reads as a hole, and only requests
@@ -300,6 +302,57 @@ bool qed_backing_is_nbd (const char *name);
  * one else holds its lock.
  */
 int qed_create (const struct qed_create_options *options);
+
+/* ---- Changing an image as a whole -------------------------------------- */
+
+/* These open the image themselves, for writing, and close it.  'options' say
+ * where it is and how to open it (path, lock, backing, log; need_write goes
+ * without saying).  An image that needs a check is refused.  While they work
+ * the image is consistent at each moment, for a crash as for -ECANCELED, which
+ * 'progress' (or NULL) may ask for.
+ */
+
+struct qed_resize {
+  enum {
+    QED_RESIZE_TO,
+    QED_RESIZE_BY_MORE,
+    QED_RESIZE_BY_LESS,
+  } how;
+  uint64_t size;                /* bytes; what it comes to is a multiple of
+                                 * 512 */
+  bool shrink;                  /* the image may become smaller: -EINVAL
+                                 * without it */
+  bool force;                   /* even if it loses data: else -ENOTEMPTY */
+
+  uint64_t was, is;             /* the guest's bytes: before, and now */
+};
+
+/* What grows reads as zeros.  What is cut off is lost once the header says so,
+ * and never comes back.
+ */
+int qed_resize (const struct qed_options *options, struct qed_resize *resize,
+                const struct qed_progress *progress);
+
+struct qed_rebase {
+  const char *backing;          /* the name to be stored; NULL: no backing
+                                 * file from now on */
+  enum {
+    QED_REBASE_PROBE,           /* as QED, if that is what it is */
+    QED_REBASE_RAW,
+    QED_REBASE_QED,
+  } format;
+  bool unsafe;                  /* change the name alone; neither the old nor
+                                 * the new file is looked into */
+};
+
+/* Change the backing file.  The guest sees the same as before: what the new
+ * one has otherwise is copied into the image first (not with 'unsafe').  The
+ * new one may lie anywhere; what lies beneath that is opened by the options'
+ * policy, where "beside" counts from there.
+ */
+int qed_rebase (const struct qed_options *options,
+                const struct qed_rebase *rebase,
+                const struct qed_progress *progress);
 
 /* ---- Inspecting -------------------------------------------------------- */
 

@@ -78,11 +78,8 @@ qed_request_drains (const struct qed_request *request)
   return request->phase != REQUEST_RUNS;
 }
 
-/* The result of the job that served the request: QED_WAIT if there's none
- * yet.
- */
-static int
-job_result (struct qed_image *image, struct qed_request *request)
+int
+request_job_result (struct qed_image *image, struct qed_request *request)
 {
   int r = 0;
 
@@ -116,6 +113,7 @@ qed_request_withdraw (struct qed_image *image, struct qed_request *request)
   unlist (&image->want_mark, request);
   unlist (&image->want_flush, request);
   unlist (&image->want_make_clean, request);
+  unlist (&image->want_header, request);
   unlist (&image->served, request);
   request->phase = REQUEST_RUNS;
   pthread_mutex_unlock (&image->lock);
@@ -302,6 +300,23 @@ request_extent (struct qed_image *image, struct qed_request *request,
   return r;
 }
 
+int
+request_own (struct qed_image *image, struct qed_request *request,
+             uint64_t at, uint64_t bytes, enum format_entry *class,
+             uint64_t *done)
+{
+  unsigned guard = guard_enter (&image->guards);
+  struct extent extent;
+  int r = request_lookup (image, request, at, bytes, &extent);
+
+  guard_leave (&image->guards, guard);
+  if (r == 0) {
+    *class = extent.class;
+    *done = extent.bytes;
+  }
+  return r;
+}
+
 static int
 extents_some (struct qed_image *image, struct qed_request *request)
 {
@@ -436,7 +451,7 @@ static int
 run_request (struct qed_image *image, struct qed_request *request)
 {
   bool served = request->phase != REQUEST_RUNS;
-  int r = served ? job_result (image, request) : 0;
+  int r = served ? request_job_result (image, request) : 0;
 
   if (r != 0)
     return r;

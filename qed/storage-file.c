@@ -26,6 +26,7 @@ struct storage_file {
   int fd;
   bool block_device;
   bool locked;
+  bool need_write;              /* as in struct qed_options */
   _Atomic bool no_punch;        /* the file system cannot punch holes */
 };
 
@@ -272,25 +273,40 @@ static const struct storage_ops file_ops = {
 
 /* A file that may not be written is served read-only. */
 static int
-open_file (struct storage_file *file, const struct qed_options *options)
+open_or_fall_back (struct storage_file *file,
+                   const struct qed_options *options,
+                   struct file_facts *facts)
 {
   static const struct qed_log quiet;
   const struct qed_log *log = &options->log;
   const char *path = options->path, *beneath = options->beneath;
-  struct file_facts facts;
   int r = -EROFS;
 
   if (!file->storage.read_only)
-    r = file_open (path, beneath, O_RDWR, &quiet, &facts);
+    r = file_open (path, beneath, O_RDWR, &quiet, facts);
   if (r == -EACCES || r == -EPERM || r == -EROFS) {
-    r = file_open (path, beneath, O_RDONLY, log, &facts);
+    r = file_open (path, beneath, O_RDONLY, log, facts);
     if (r >= 0 && !file->storage.read_only)
       log_warning (log, "%s: the file may not be written: served read-only",
                    path);
     file->storage.read_only = true;
   }
   else if (r < 0)
-    r = file_open (path, beneath, O_RDWR, log, &facts);
+    r = file_open (path, beneath, O_RDWR, log, facts);
+  return r;
+}
+
+static int
+open_file (struct storage_file *file, const struct qed_options *options)
+{
+  struct file_facts facts;
+  int r;
+
+  if (options->need_write)
+    r = file_open (options->path, options->beneath, O_RDWR, &options->log,
+                   &facts);
+  else
+    r = open_or_fall_back (file, options, &facts);
   if (r < 0)
     return r;
   file->fd = r;
@@ -326,7 +342,8 @@ take_lock (struct storage_file *file, const char *path,
     log_error (log, "%s: the image is in use%s%s: "
                "stop that program first%s", path,
                holder[0] ? " by " : "", holder,
-               file->storage.read_only ? "" : ", or open it read-only");
+               file->storage.read_only || file->need_write ? ""
+               : ", or open it read-only");
   else
     log_error (log, "%s: the file system cannot lock the image: %s: "
                "use lock=off if no one else uses it", path, strerror (-r));
@@ -362,6 +379,7 @@ storage_file_open (const struct qed_options *options,
   if (file == NULL)
     return -ENOMEM;
   file->storage.read_only = options->read_only;
+  file->need_write = options->need_write;
   r = open_file (file, options);
   if (r < 0) {
     free (file);

@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <pthread.h>
 
-#include "qed.h"
+#include "image.h"
 
 struct caller {
   pthread_mutex_t lock;         /* protects woken */
@@ -40,9 +40,10 @@ wait_woken (struct caller *caller)
   pthread_mutex_unlock (&caller->lock);
 }
 
+/* Call 'run' of a request that stands ready. */
 static int
-run (struct qed_image *image, struct qed_request *request,
-     struct caller *caller)
+wait_for (struct qed_request *request, struct caller *caller,
+          int (*run) (struct qed_request *request, void *opaque), void *opaque)
 {
   int r;
 
@@ -51,11 +52,30 @@ run (struct qed_image *image, struct qed_request *request,
   caller->woken = false;
   request->wake = wake;
   request->opaque = caller;
-  while ((r = qed_request_run (image, request)) == QED_WAIT)
-    wait_woken (caller);
+  while ((r = run (request, opaque)) == QED_WAIT || r == REQUEST_AGAIN) {
+    if (r == QED_WAIT)
+      wait_woken (caller);
+    wait_cancel (request);
+  }
   pthread_cond_destroy (&caller->cond);
   pthread_mutex_destroy (&caller->lock);
   return r;
+}
+
+int
+sync_run (int (*run) (struct qed_request *request, void *opaque), void *opaque)
+{
+  struct qed_request request;
+  struct caller caller;
+
+  qed_request_init (&request, QED_OP_READ, NULL, 0, 0, 0);
+  return wait_for (&request, &caller, run, opaque);
+}
+
+static int
+run_request (struct qed_request *request, void *opaque)
+{
+  return qed_request_run (opaque, request);
 }
 
 int
@@ -66,8 +86,10 @@ qed_request_sync (struct qed_image *image, enum qed_op op, void *buf,
   struct caller caller;
 
   qed_request_init (&request, op, buf, count, offset, flags);
-  return run (image, &request, &caller);
+  return wait_for (&request, &caller, run_request, image);
 }
+
+/* ---- Looking at a part of the guest's disk ---- */
 
 static int
 note_extent (struct qed_request *request, uint64_t offset, uint64_t bytes,
@@ -92,9 +114,80 @@ qed_extent_sync (struct qed_image *image, uint64_t offset, uint64_t count,
   qed_request_init (&request, QED_OP_EXTENTS, NULL, count, offset,
                     QED_REQ_ONE);
   request.extent = note_extent;
-  r = run (image, &request, &caller);
+  r = wait_for (&request, &caller, run_request, image);
   *kind = caller.kind;
   *bytes = caller.bytes;
+  return r;
+}
+
+struct part {
+  struct qed_image *image;
+  struct backing *backing;
+  uint64_t at, bytes;
+  uint64_t *done;
+  enum format_entry *class;
+  enum qed_extent *kind;
+  void *buf;
+};
+
+static int
+run_own (struct qed_request *request, void *opaque)
+{
+  struct part *p = opaque;
+
+  return request_own (p->image, request, p->at, p->bytes, p->class, p->done);
+}
+
+int
+sync_own (struct qed_image *image, uint64_t at, uint64_t bytes,
+          enum format_entry *class, uint64_t *done)
+{
+  struct part part = { .image = image, .at = at, .bytes = bytes,
+                       .class = class, .done = done };
+
+  return sync_run (run_own, &part);
+}
+
+static int
+run_backing_extent (struct qed_request *request, void *opaque)
+{
+  struct part *p = opaque;
+
+  return backing_extent (p->backing, request, p->at, p->bytes, p->kind,
+                         p->done);
+}
+
+int
+sync_backing_extent (struct backing *backing, uint64_t at, uint64_t bytes,
+                     enum qed_extent *kind, uint64_t *done)
+{
+  struct part part = { .backing = backing, .at = at, .bytes = bytes,
+                       .kind = kind, .done = done };
+
+  return sync_run (run_backing_extent, &part);
+}
+
+static int
+run_backing_read (struct qed_request *request, void *opaque)
+{
+  struct part *p = opaque;
+
+  return backing_read (p->backing, request, p->at, p->bytes, p->buf, p->done);
+}
+
+int
+sync_backing_read (struct backing *backing, uint64_t at, uint64_t bytes,
+                   void *buf)
+{
+  uint64_t done = 0, end = at + bytes;
+  int r = 0;
+
+  for (; r == 0 && at < end; at += done, buf = (char *) buf + done) {
+    struct part part = { .backing = backing, .at = at, .bytes = end - at,
+                         .buf = buf, .done = &done };
+
+    r = sync_run (run_backing_read, &part);
+  }
   return r;
 }
 

@@ -31,6 +31,8 @@ struct ctl_command {
 extern const struct ctl_command ctl_create_command;
 extern const struct ctl_command ctl_info_command;
 extern const struct ctl_command ctl_map_command;
+extern const struct ctl_command ctl_rebase_command;
+extern const struct ctl_command ctl_resize_command;
 
 /* ---- Options ----------------------------------------------------------- */
 
@@ -64,11 +66,21 @@ bool ctl_arguments (const struct ctl_command *command, int argc, int count);
  */
 bool ctl_parse_size (const char *what, const char *text, uint64_t *size);
 
+/* What --allow-backing says: "beside", "any" or a directory.  False, with a
+ * message, if there is no such directory.
+ */
+bool ctl_parse_allow_backing (const char *text, struct qed_options *options);
+
 /* ---- Messages ---------------------------------------------------------- */
 
 /* "qedctl: MESSAGE" in one line on stderr. */
 void ctl_error (const char *fmt, ...)
   __attribute__ ((format (printf, 1, 2)));
+
+/* Write out what was printed on stdout: the exit status, with a message if
+ * that failed.
+ */
+int ctl_end_output (void);
 
 /* The engine's messages to stderr, as ctl_error does. */
 void ctl_log_init (struct qed_log *log);

@@ -21,6 +21,8 @@ static const struct ctl_command *const commands[] = {
   &ctl_create_command,
   &ctl_info_command,
   &ctl_map_command,
+  &ctl_rebase_command,
+  &ctl_resize_command,
 };
 
 #define COMMANDS (sizeof commands / sizeof commands[0])
@@ -76,8 +78,8 @@ ctl_log_init (struct qed_log *log)
 /* ---- Options ----------------------------------------------------------- */
 
 /* Help that could not be written is an error like any other. */
-static int
-end_output (void)
+int
+ctl_end_output (void)
 {
   if (fflush (stdout) == 0 && !ferror (stdout))
     return CTL_OK;
@@ -91,7 +93,7 @@ print_command_help (const struct ctl_command *command)
   printf ("Usage: qedctl %s [OPTION ...] %s\n%s.\n\n%s"
           "  -h, --help                  print this\n", command->name,
           command->arguments, command->summary, command->help);
-  return end_output ();
+  return ctl_end_output ();
 }
 
 int
@@ -189,7 +191,7 @@ print_help (void)
   for (i = 0; i < COMMANDS; ++i)
     printf ("  %-10s  %s\n", commands[i]->name, commands[i]->summary);
   printf ("\nqedctl COMMAND --help tells more.\n");
-  return end_output ();
+  return ctl_end_output ();
 }
 
 /* Where a standard descriptor is closed, the next file opened would take its
@@ -225,7 +227,7 @@ main (int argc, char **argv)
     return print_help ();
   if (strcmp (argv[1], "--version") == 0) {
     printf ("qedctl %s\n", PACKAGE_VERSION);
-    return end_output ();
+    return ctl_end_output ();
   }
   for (i = 0; i < COMMANDS; ++i)
     if (strcmp (argv[1], commands[i]->name) == 0)

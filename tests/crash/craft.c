@@ -23,8 +23,6 @@ static const struct {
   { 1048576, 1, 3, 2000 },
 };
 
-#define BACKING_NAME_AT 200u    /* in the header's first sector */
-
 /* ---- The shape ---- */
 
 static void
@@ -54,7 +52,7 @@ draw_window (struct shape *shape, struct window *window, uint64_t table,
   window->count = end - window->sector;
 }
 
-/* The backing file ends within a window, or where the image does, or behind
+/* A backing file ends within a window, or where the image does, or behind
  * that.
  */
 static uint64_t
@@ -73,16 +71,35 @@ draw_backing (const struct shape *shape, struct random *random)
   }
 }
 
-/* From here on the backing file is this one's. */
+static void
+add_range (uint64_t cluster_size, uint64_t from, uint64_t count)
+{
+  uint64_t in = cluster_size / SECTOR - 1;
+  unsigned i = stamp_backing.range_count++;
+
+  stamp_backing.ranges[i].from = from & ~in;
+  stamp_backing.ranges[i].to = (from + count + in) & ~in;
+}
+
+/* From here on the backing files are this image's.  They have something in its
+ * windows, and behind its end.
+ */
 static void
 set_backing (struct shape *shape, int backing, struct random *random)
 {
   bool drawn = random_one_in (random, 3);
+  unsigned i;
 
+  memset (&stamp_backing, 0, sizeof stamp_backing);
+  for (i = 0; i < shape->window_count; i++)
+    add_range (shape->cluster_size, shape->windows[i].sector,
+               shape->windows[i].count);
+  add_range (shape->cluster_size, shape->image_size / SECTOR, 64);
   shape->backing_sectors = draw_backing (shape, random);
   if (backing < 0 ? !drawn : !backing)
     shape->backing_sectors = 0;
   stamp_backing.sectors = shape->backing_sectors;
+  stamp_backing.second_sectors = draw_backing (shape, random);
   stamp_backing.one_in = shape->cluster_size > 65536 ? 16
     : random_between (random, 1, 3);
 }
@@ -113,6 +130,32 @@ craft_shape (struct shape *shape, unsigned geometry, int backing,
                  ? i * tables / WINDOWS_MAX : random_below (random, tables),
                  random);
   set_backing (shape, backing, random);
+}
+
+void
+craft_fit_windows (struct shape *shape, uint64_t image_size,
+                   struct random *random)
+{
+  uint64_t sectors = image_size / SECTOR, cluster, table;
+  struct window *w = shape->windows;
+  unsigned i;
+
+  cluster = shape->cluster_size / SECTOR;
+  table = shape->table_size * shape->cluster_size / 8 * cluster;
+  shape->image_size = image_size;
+  for (i = 0; i < shape->window_count; i++) {
+    if (w[i].sector >= sectors)
+      draw_window (shape, &w[i], random_below (random, sectors / table + 1),
+                   random);
+    else if (w[i].count > sectors - w[i].sector)
+      w[i].count = sectors - w[i].sector;
+  }
+  if (!shape->one_set && random_one_in (random, 2)) {
+    w[0].sector = (sectors - 1) / cluster * cluster;
+    if (w[0].sector > 0)
+      w[0].sector -= cluster;
+    w[0].count = sectors - w[0].sector;
+  }
 }
 
 /* ---- The file ---- */
@@ -272,7 +315,13 @@ fill_data (struct draft *draft, const struct item *item)
                buf);
   }
   for (i = 0; i < per_cluster; i++) {
-    below = stamp_below_data (item->number * per_cluster + i);
+    sector = item->number * per_cluster + i;
+    below = stamp_file_data (STAMP_FIRST_FILE, sector);
+    if (sector * SECTOR >= draft->shape->image_size) {
+      stamp_garbage (buf, draft->random,
+                     (uint32_t) draft->shape->cluster_size);
+      below = buf;              /* behind the end may be anything */
+    }
     if (below && disk_sector (draft->disk, item->offset / SECTOR + i) == NULL)
       disk_poke (draft->disk, item->offset / SECTOR + i, below);
   }
@@ -317,6 +366,23 @@ link_items (struct draft *draft)
   }
 }
 
+static void
+poke_bytes (struct disk *disk, uint64_t offset, const char *bytes, size_t n)
+{
+  unsigned char buf[SECTOR];
+  const unsigned char *old;
+  size_t i;
+
+  for (i = 0; i < n; i++, offset++) {
+    old = disk_sector (disk, offset / SECTOR);
+    memset (buf, 0, SECTOR);
+    if (old)
+      memcpy (buf, old, SECTOR);
+    buf[offset % SECTOR] = (unsigned char) bytes[i];
+    disk_poke (disk, offset / SECTOR, buf);
+  }
+}
+
 /* The header, with bytes of others' in its cluster. */
 static void
 make_header (struct draft *draft, uint32_t header_size)
@@ -326,7 +392,8 @@ make_header (struct draft *draft, uint32_t header_size)
     .cluster_size = (uint32_t) shape->cluster_size,
     .table_size = (uint32_t) shape->table_size,
     .header_size = header_size,
-    .compat_features = random_below (draft->random, 4),
+    .compat_features = random_one_in (draft->random, 3)
+      ? random_below (draft->random, 4) : 0,
     .autoclear_features = random_below (draft->random, 4),
     .l1_table_offset = draft->l1_offset,
     .image_size = shape->image_size,
@@ -334,19 +401,26 @@ make_header (struct draft *draft, uint32_t header_size)
   unsigned char buf[SECTOR];
   unsigned i;
 
+  for (i = (unsigned) random_below (draft->random, 4); i > 0; i--) {
+    stamp_garbage (buf, draft->random, (uint32_t) shape->cluster_size);
+    disk_poke (draft->disk, random_between (draft->random, 1,
+                                            BLOCK_SECTORS - 1), buf);
+  }
   for (i = 0; i < SECTOR; i++)
     buf[i] = (unsigned char) random_next (draft->random);
   if (shape->backing_sectors > 0) {
     header.features = QED_F_BACKING_FILE;
     if (random_one_in (draft->random, 2))
       header.features |= QED_F_BACKING_FORMAT_NO_PROBE;
-    header.backing_filename_offset = BACKING_NAME_AT;
     header.backing_filename_size = strlen (SIM_STORAGE_BACKING);
-    memcpy (buf + BACKING_NAME_AT, SIM_STORAGE_BACKING,
-            header.backing_filename_size);
+    header.backing_filename_offset = (uint32_t)
+      random_between (draft->random, FORMAT_HEADER_BYTES,
+                      BLOCK - header.backing_filename_size);
   }
   format_encode_header (&header, buf);
   disk_poke (draft->disk, 0, buf);
+  poke_bytes (draft->disk, header.backing_filename_offset,
+              SIM_STORAGE_BACKING, header.backing_filename_size);
 }
 
 /* The end of the file: cut in the middle of a cluster, or a tail that no one
@@ -392,6 +466,20 @@ keep_whole (struct draft *draft)
   walk_destroy (&walk);
 }
 
+/* As if a cut had crashed: what lies behind the new end is still there. */
+static void
+cut_header (struct draft *draft)
+{
+  const struct shape *shape = draft->shape;
+  const struct window *w = &shape->windows[random_below
+                                           (draft->random,
+                                            shape->window_count)];
+  uint64_t end = w->sector + random_below (draft->random, w->count);
+
+  if (random_one_in (draft->random, 6) && end > 0)
+    poke64 (draft->disk, FORMAT_AT_IMAGE_SIZE, end * SECTOR);
+}
+
 struct disk *
 craft_image (const struct shape *shape, struct promise *promise,
              struct random *random)
@@ -418,6 +506,7 @@ craft_image (const struct shape *shape, struct promise *promise,
     link_items (&draft);
     make_end (&draft, can_grow);
     keep_whole (&draft);
+    cut_header (&draft);
   }
   else if (!can_grow)
     make_end (&draft, false);

@@ -41,6 +41,12 @@ extern const char *const geometry_names[GEOMETRIES];
 void craft_shape (struct shape *shape, unsigned geometry, int backing,
                   struct random *random);
 
+/* The image has this size now: what windows lie behind its end move, and some
+ * to its end.
+ */
+void craft_fit_windows (struct shape *shape, uint64_t image_size,
+                        struct random *random);
+
 /* What the image holds is entered as written before the first session. */
 struct disk *craft_image (const struct shape *shape, struct promise *promise,
                           struct random *random);

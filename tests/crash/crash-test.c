@@ -10,9 +10,9 @@
  * the seed, so that a seed that fails fails again, here and elsewhere.
  *
  * Reading order: disk.h (what survives), sim.h (who runs next), workload.h
- * and promise.h (what the guest does and may rely on), judge.h, life.h.  A
- * new step of a job is a crash point by itself; a new ordering rule is a line
- * in 'rules' below.
+ * and promise.h (what the guest does and may rely on), reshape.h, judge.h,
+ * life.h.  A new step of a job is a crash point by itself; a new ordering rule
+ * is a line in 'rules' below.
  *
  * Exit status: 0 every promise was kept; 1 one was broken, or the self-test
  * did not notice what it should; 2 usage.
@@ -36,26 +36,36 @@
 #include "sim.h"
 
 #define STATES_DEFAULT 2000u
-#define SELF_TEST_STATES 20000u /* within so many it must be noticed */
+#define SELF_TEST_STATES 40000u /* within so many it must be noticed */
 #define ALL_STEPS_STATES 1000u  /* after so many each step met a crash */
 
 /* The steps that keep the ordering rules. */
 static const struct rule {
   const char *rule, *step;
-  int backing;                  /* as life_run has it */
+  int backing;                  /* as life_run has them */
+  bool reshape;
 } rules[] = {
-  { "O1", "mark-dirty:sync-header", -1 },
-  { "O3", "flush:sync-data", 0 },
-  { "O3, over a backing file", "flush:sync-data", 1 },
-  { "O3", "allocate:zero-run", -1 },
-  { "O4", "flush:sync-l2", -1 },
-  { "O5, younger ones wait", "flush:leave-younger", -1 },
-  { "O5, guards", "reclaim:wait-guards", -1 },
-  { "O6", "flush:sync", -1 },
-  { "O7", "make-clean:close-gate", -1 },
-  { "O7", "make-clean:write-back", -1 },
+  { "O1", "mark-dirty:sync-header", -1, false },
+  { "O3", "flush:sync-data", 0, false },
+  { "O3, over a backing file", "flush:sync-data", 1, false },
+  { "O3", "allocate:zero-run", -1, false },
+  { "O4", "flush:sync-l2", -1, false },
+  { "O5, younger ones wait", "flush:leave-younger", -1, false },
+  { "O5, guards", "reclaim:wait-guards", -1, false },
+  { "O6", "flush:sync", -1, false },
+  { "O7", "make-clean:close-gate", -1, false },
+  { "O7", "make-clean:write-back", -1, false },
+  { "O9, what grows reads as zeros", "grow:zero-rest", -1, true },
+  { "O9, what grows reads as zeros", "grow:forget", -1, true },
+  { "O9, what grows reads as zeros", "grow:hide-backing", 1, true },
+  { "O9, and durably so", "resize:write-back", -1, true },
+  { "O9, entries go when the image is smaller", "resize:sync-header", -1,
+    true },
+  { "O9, the content before the name", "rebase:write-back", -1, true },
+  { "O9, the name before what leads to it", "rebase:sync-name", -1, true },
+  { "O9, the old name goes last", "rebase:sync-header", -1, true },
   { "a cut is durable before what grows is fresh", "make-clean:sync-header",
-    -1 },
+    -1, false },
 };
 
 #define RULES (sizeof rules / sizeof rules[0])
@@ -63,7 +73,7 @@ static const struct rule {
 struct arguments {
   uint64_t seed, states;
   int geometry, backing;
-  bool self_test, steps;
+  bool reshape, self_test, steps;
 };
 
 static void
@@ -76,6 +86,7 @@ usage (FILE *out)
            "whole\n"
            "  --geometry G      4K/1, 4K/2, 64K/1 or 1M/1 [any]\n"
            "  --backing yes|no  images over a backing file [any]\n"
+           "  --reshape         most sessions resize or rebase the image\n"
            "  --leave-out J:S   leave out step S of job J\n"
            "  --self-test       leave out each step that a rule needs, and "
            "notice it\n"
@@ -92,7 +103,7 @@ run_states (const struct arguments *args, uint64_t states)
   uint64_t seed;
 
   for (seed = args->seed; life_totals.states < states; seed++)
-    life_run (seed, args->geometry, args->backing);
+    life_run (seed, args->geometry, args->backing, args->reshape);
 }
 
 /* A step that never meets a crash isn't tested. */
@@ -141,7 +152,7 @@ notices (const struct arguments *args, const struct rule *rule,
     dup2 (null, STDERR_FILENO);
     sim_left_out = rule->step;
     for (seed = args->seed; shared->states < SELF_TEST_STATES; seed++) {
-      life_run (seed, args->geometry, rule->backing);
+      life_run (seed, args->geometry, rule->backing, rule->reshape);
       *shared = life_totals;
     }
     _exit (0);
@@ -175,8 +186,8 @@ self_test (const struct arguments *args)
 /* ---- The command line ---- */
 
 enum { OPTION_SEED = 1, OPTION_STATES, OPTION_GEOMETRY, OPTION_BACKING,
-       OPTION_LEAVE_OUT, OPTION_SELF_TEST, OPTION_STEPS, OPTION_TRACE,
-       OPTION_HELP };
+       OPTION_RESHAPE, OPTION_LEAVE_OUT, OPTION_SELF_TEST, OPTION_STEPS,
+       OPTION_TRACE, OPTION_HELP };
 
 static uint64_t
 number (const char *s)
@@ -222,6 +233,7 @@ parse (int argc, char **argv, struct arguments *args)
     { "states", required_argument, NULL, OPTION_STATES },
     { "geometry", required_argument, NULL, OPTION_GEOMETRY },
     { "backing", required_argument, NULL, OPTION_BACKING },
+    { "reshape", no_argument, NULL, OPTION_RESHAPE },
     { "leave-out", required_argument, NULL, OPTION_LEAVE_OUT },
     { "self-test", no_argument, NULL, OPTION_SELF_TEST },
     { "steps", no_argument, NULL, OPTION_STEPS },
@@ -237,6 +249,7 @@ parse (int argc, char **argv, struct arguments *args)
     case OPTION_STATES: args->states = number (optarg); break;
     case OPTION_GEOMETRY: args->geometry = geometry_number (optarg); break;
     case OPTION_BACKING: args->backing = yes_or_no (optarg); break;
+    case OPTION_RESHAPE: args->reshape = true; break;
     case OPTION_LEAVE_OUT: sim_left_out = optarg; break;
     case OPTION_SELF_TEST: args->self_test = true; break;
     case OPTION_STEPS: args->steps = true; break;

@@ -19,8 +19,9 @@
 /* ---- The content ---- */
 
 static void
-judge_sector (const struct promise *promise, const struct verdict *verdict,
-              uint64_t sector, const unsigned char *data)
+judge_sector (const struct walk *walk, const struct promise *promise,
+              const struct verdict *verdict, uint64_t sector,
+              const unsigned char *data)
 {
   uint32_t found = stamp_read (data, sector);
   bool good = verdict->running
@@ -28,7 +29,7 @@ judge_sector (const struct promise *promise, const struct verdict *verdict,
                            verdict->time)
     : promise_allows_crash (promise, sector, found, verdict->time);
 
-  if (!good)
+  if (!good && sector * SECTOR < walk->image_size)
     sim_violation ("%s: guest sector 0x%" PRIx64 " holds %s", verdict->what,
                    sector, stamp_to_text (data));
 }
@@ -45,7 +46,7 @@ judge_all_of_it (const struct disk *disk, const struct walk *walk,
     for (s = walk->entries[i].cluster * per_cluster;
          s < (walk->entries[i].cluster + 1) * per_cluster &&
          s * SECTOR < walk->image_size; s++)
-      judge_sector (promise, verdict, s, walk_sector (disk, walk, s));
+      judge_sector (walk, promise, verdict, s, walk_sector (disk, walk, s));
 }
 
 /* All that isn't zeros in the clusters that the tables name. */
@@ -68,8 +69,8 @@ judge_clusters (const struct disk *disk, const struct walk *walk,
       for (s = b * BLOCK_SECTORS; s < (b + 1) * BLOCK_SECTORS; s++) {
         data = disk_sector (disk, s);
         if (data)
-          judge_sector (promise, verdict, entry->cluster * per_cluster + s -
-                        entry->offset / SECTOR, data);
+          judge_sector (walk, promise, verdict, entry->cluster * per_cluster +
+                        s - entry->offset / SECTOR, data);
       }
   }
 }
@@ -118,6 +119,7 @@ judge_header (const struct disk *disk, const struct walk *walk,
                    walk->autoclear_features);
   for (; record < promise->records + promise->record_count; record++)
     if (walk->autoclear_features != 0 &&
+        record->sector * SECTOR < walk->image_size &&
         stamp_read (walk_sector (disk, walk, record->sector),
                     record->sector) != record->base)
       sim_violation ("%s: data was written, and the autoclear features are "
@@ -137,6 +139,14 @@ judge_state (const struct disk *disk, const struct walk *walk,
                    marked ? "set" : "clear");
   if (verdict->clean && marked)
     sim_violation ("%s: NEED_CHECK is set", verdict->what);
+  if (walk->image_size != verdict->image_sizes[0] &&
+      walk->image_size != verdict->image_sizes[1])
+    sim_violation ("%s: the image has 0x%" PRIx64 " bytes, neither 0x%" PRIx64
+                   " nor 0x%" PRIx64, verdict->what, walk->image_size,
+                   verdict->image_sizes[0], verdict->image_sizes[1]);
+  if (walk->beyond > 0 && !verdict->beyond)
+    sim_violation ("%s: %zu entries are for what lies beyond the image",
+                   verdict->what, walk->beyond);
   judge_header (disk, walk, promise, verdict);
   if (!marked)
     judge_unmarked (disk, walk, verdict);
@@ -152,7 +162,7 @@ judge_state (const struct disk *disk, const struct walk *walk,
   }
   judge_clusters (disk, walk, promise, verdict);
   for (i = 0; i < promise->record_count; i++)
-    judge_sector (promise, verdict, promise->records[i].sector,
+    judge_sector (walk, promise, verdict, promise->records[i].sector,
                   walk_sector (disk, walk, promise->records[i].sector));
 }
 
@@ -199,6 +209,7 @@ struct reader {
   struct qed_image *image;
   bool repairs;                 /* at open, so that debris reads as zeros */
   uint64_t *sectors;            /* those written to, in order */
+  size_t count;
 };
 
 /* Debris isn't followed. */
@@ -248,29 +259,36 @@ compare_sectors (const void *a, const void *b)
   return s < t ? -1 : s > t;
 }
 
+/* Those that lie within the image. */
 static void
 sort_sectors (struct reader *reader)
 {
   size_t n = reader->promise->record_count, i;
+  uint64_t sector;
 
   reader->sectors = malloc ((n + 1) * sizeof *reader->sectors);
   if (reader->sectors == NULL)
     abort ();
-  for (i = 0; i < n; i++)
-    reader->sectors[i] = reader->promise->records[i].sector;
-  qsort (reader->sectors, n, sizeof *reader->sectors, compare_sectors);
+  reader->count = 0;
+  for (i = 0; i < n; i++) {
+    sector = reader->promise->records[i].sector;
+    if (sector * SECTOR < reader->walk->image_size)
+      reader->sectors[reader->count++] = sector;
+  }
+  qsort (reader->sectors, reader->count, sizeof *reader->sectors,
+         compare_sectors);
 }
 
 static void
 read_all (struct reader *reader)
 {
   uint64_t per_cluster = reader->walk->cluster_size / SECTOR, first, n;
-  size_t count = reader->promise->record_count, i;
+  size_t i;
 
-  for (i = 0; i < count; i += n) {
+  for (i = 0; i < reader->count; i += n) {
     first = reader->sectors[i];
     n = 1;
-    while (i + n < count && n < READ_SECTORS &&
+    while (i + n < reader->count && n < READ_SECTORS &&
            reader->sectors[i + n] == first + n &&
            (first + n) % per_cluster != 0)
       n++;

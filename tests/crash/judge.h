@@ -18,6 +18,8 @@ struct verdict {
   bool clean;                   /* NEED_CHECK must be clear */
   bool running;                 /* no power was lost: what ended is there */
   const struct walk *reference; /* the tables when NEED_CHECK was last clear */
+  uint64_t image_sizes[2];      /* the size is one of these */
+  bool beyond;                  /* there may be entries beyond it */
 };
 
 /* Judge a state: the tables as walk_image found them, and what the guest

@@ -12,6 +12,7 @@
 #include "image.h"
 #include "judge.h"
 #include "life.h"
+#include "reshape.h"
 #include "sim-storage.h"
 #include "sim.h"
 #include "stamp.h"
@@ -45,6 +46,9 @@ static struct {
   uint64_t seed;
   unsigned geometry, session, state;
   struct shape shape;
+  struct reshape reshape;       /* what the session does instead of work */
+  bool often;                   /* that */
+  bool resized;                 /* in this or an earlier session, or before */
   struct promise promise;
   struct random random;
   struct random crash_random;
@@ -78,9 +82,10 @@ describe (void)
     fprintf (stderr, "crash-test: the engine said: %s\n",
              life.log[i % LOG_LINES]);
   fprintf (stderr, "crash-test: to reproduce: crash-test --seed %" PRIu64
-           " --states 1 --geometry %s --backing %s%s%s --trace\n", life.seed,
-           geometry_names[life.geometry],
+           " --states 1 --geometry %s --backing %s%s%s%s --trace\n",
+           life.seed, geometry_names[life.geometry],
            life.shape.backing_sectors > 0 ? "yes" : "no",
+           life.often ? " --reshape" : "",
            sim_left_out ? " --leave-out " : "",
            sim_left_out ? sim_left_out : "");
 }
@@ -134,8 +139,8 @@ find_step (const char *job, const char *name)
   return &steps[step_count++];
 }
 
-/* The first time in a session that a step is met counts more, and so do
- * moments when tables are on their way.
+/* The first time in a session that a step is met counts more, most of all if it
+ * may be the only time, and so do moments when tables are on their way.
  */
 static uint64_t
 crash_rate (const struct step *step)
@@ -146,10 +151,12 @@ crash_rate (const struct step *step)
     met = &life.met[step - steps][exposed];
     if (!*met) {
       *met = true;
-      return exposed ? 3 : 6;
+      return exposed || life.reshape.kind != RESHAPE_NOT ? 3 : 6;
     }
   }
-  return step || exposed ? life.crash_rate / 20 : life.crash_rate;
+  if ((step || exposed) && life.crash_rate >= 400)
+    return life.crash_rate / 20;
+  return life.crash_rate;
 }
 
 static void
@@ -171,6 +178,17 @@ crash_point (const char *job, const char *name)
 /* ---- A session ---- */
 
 static void
+init_options (struct qed_options *options)
+{
+  qed_options_init (options);
+  options->path = "image.qed";
+  options->backing = QED_BACKING_ANY;
+  options->log.fn = engine_says;
+  options->log.trace = sim_tracing;
+  sim_storage_disk = life.disk;
+}
+
+static void
 open_image (struct workload *workload, struct random *random)
 {
   static const uint64_t caches[] = { 0, 128 << 10, QED_METADATA_CACHE_MIN,
@@ -180,20 +198,15 @@ open_image (struct workload *workload, struct random *random)
   struct qed_options options;
   int r;
 
-  qed_options_init (&options);
-  options.path = "image.qed";
-  options.backing = QED_BACKING_ANY;
+  init_options (&options);
   workload->ignores_trim = random_one_in (random, 12);
   if (workload->ignores_trim)
     options.discard = QED_DISCARD_IGNORE;
   options.clean_after = (unsigned) random_below (random, 8);
   options.metadata_cache = caches[life.shape.one_set ? 2 : random_below
                                   (random, life.shape.scattered ? 3 : 4)];
-  options.log.fn = engine_says;
-  options.log.trace = sim_tracing;
   sim_trace ("open: cache %" PRIu64 ", clean-after %u", options.metadata_cache,
              options.clean_after);
-  sim_storage_disk = life.disk;
   if (options.metadata_cache >= QED_METADATA_CACHE_MIN)
     r = qed_open (&options, image);
   else                          /* smaller than a user may have it */
@@ -207,6 +220,25 @@ open_image (struct workload *workload, struct random *random)
   workload_request (*image, &ready, 0);
 }
 
+static bool
+may_fill (void)
+{
+  return !disk_can_grow (life.disk) || disk_limit (life.disk) != UINT64_MAX;
+}
+
+static void
+reshape_fiber (void *arg)
+{
+  struct random *random = arg;
+  struct qed_options options;
+
+  init_options (&options);
+  if (random_one_in (random, 2))
+    options.metadata_cache = QED_METADATA_CACHE_MIN;
+  life.reshape.may_fill = may_fill ();
+  reshape_run (&life.reshape, &options);
+}
+
 static void
 session_fiber (void *arg)
 {
@@ -215,8 +247,7 @@ session_fiber (void *arg)
     .shape = &life.shape,
     .promise = &life.promise,
     .random = random,
-    .may_fill = !disk_can_grow (life.disk) ||
-      disk_limit (life.disk) != UINT64_MAX,
+    .may_fill = may_fill (),
   };
   uint64_t closing;
   int r;
@@ -249,12 +280,20 @@ run_session (void)
   life.before = disk_kill (life.disk);
   life.reference_count = 0;
   note_clean_moment ();
+  memset (&life.reshape, 0, sizeof life.reshape);
+  if (!(life.references[0].features & WALK_NEED_CHECK)) /* it has to be clean */
+    reshape_draw (&life.reshape, &life.shape, life.often, &life.promise,
+                  &random);
+  life.resized |= life.reshape.kind == RESHAPE_SIZE;
+  if (life.reshape.kind == RESHAPE_SIZE)
+    life.crash_rate = 40;       /* it is short */
   sim_trace ("--- session %u: %s, image size 0x%" PRIx64 ", file 0x%" PRIx64,
              life.session, geometry_names[life.geometry],
              life.shape.image_size, disk_length (life.disk));
   sim_at = crash_point;
   sim_storage_reused = 0;
-  sim_run (&schedule, session_fiber, &random);
+  sim_run (&schedule, life.reshape.kind == RESHAPE_NOT ? session_fiber
+           : reshape_fiber, &random);
   life_totals.reused += sim_storage_reused;
   sim_at = NULL;
 }
@@ -276,6 +315,20 @@ judge (struct disk *disk, const struct verdict *verdict, struct walk *walk)
   life.where = NULL;
 }
 
+/* Which sizes the image may have; when all is over there's one. */
+static void
+expect_sizes (struct verdict *verdict, bool over)
+{
+  const struct qed_resize *resize = &life.reshape.resize;
+  bool resized = life.reshape.kind == RESHAPE_SIZE;
+
+  verdict->image_sizes[0] = resized && over ? resize->is
+    : life.shape.image_size;
+  verdict->image_sizes[1] = resized && !over ? resize->size
+    : verdict->image_sizes[0];
+  verdict->beyond = life.resized;
+}
+
 static void
 judge_crash (const struct crash *crash, bool clean)
 {
@@ -285,6 +338,7 @@ judge_crash (const struct crash *crash, bool clean)
   };
   struct walk walk;
 
+  expect_sizes (&verdict, clean);
   judge (crash->disk, &verdict, &walk);
   walk_destroy (&walk);
   life_totals.crashes++;
@@ -300,6 +354,7 @@ judge_end (void)
   };
   struct walk walk;
 
+  expect_sizes (&verdict, true);
   judge (life.disk, &verdict, &walk);
   judge_closed (life.disk, &walk, life.before, &life.references[0],
                 life.changed);
@@ -328,8 +383,13 @@ go_on_from (struct disk *disk)
     craft_repair (disk, &walk);
   walk_destroy (&walk);
   walk_image (disk, &walk);
+  life.resized |= walk.beyond > 0;
+  craft_fit_windows (&life.shape, walk.image_size, &life.random);
+  promise_cut (promise, walk.image_size / SECTOR);
   for (i = 0; i < promise->record_count; i++) {
     record = &promise->records[i];
+    if (record->sector * SECTOR >= walk.image_size)
+      continue;
     promise_rebase (record, stamp_read (walk_sector (disk, &walk,
                                                      record->sector),
                                         record->sector));
@@ -363,7 +423,7 @@ end_session (void)
 }
 
 void
-life_run (uint64_t seed, int geometry, int backing)
+life_run (uint64_t seed, int geometry, int backing, bool reshape)
 {
   unsigned sessions;
 
@@ -371,6 +431,7 @@ life_run (uint64_t seed, int geometry, int backing)
   memset (&life, 0, sizeof life);
   sim_describe = describe;
   life.seed = seed;
+  life.often = reshape;
   life.random.state = random_mix (seed);
   life.geometry = (unsigned) random_below (&life.random, GEOMETRIES);
   if (geometry >= 0)

@@ -20,9 +20,9 @@ struct life_totals {
 extern struct life_totals life_totals;
 
 /* 'geometry' is one of geometry_names, 'backing' whether there is a backing
- * file; -1: the seed says.
+ * file; -1: the seed says.  'reshape': most sessions resize or rebase.
  */
-void life_run (uint64_t seed, int geometry, int backing);
+void life_run (uint64_t seed, int geometry, int backing, bool reshape);
 
 /* Before which steps of which jobs power failed: "flush:sync 17" a line.
  * Returns how many steps were seen, and how many of them never met a crash.

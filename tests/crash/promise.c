@@ -27,6 +27,7 @@ promise_init (struct promise *promise)
   memset (promise, 0, sizeof *promise);
   promise->writes = grown (NULL, 0, 256, sizeof *promise->writes);
   promise->count = 1;
+  promise->below_end = UINT64_MAX;
 }
 
 void
@@ -42,6 +43,13 @@ promise_destroy (struct promise *promise)
 }
 
 /* ---- Records ---- */
+
+/* What is in a sector that was never written to. */
+static uint32_t
+below (const struct promise *promise, uint64_t sector)
+{
+  return sector < promise->below_end ? stamp_below (sector) : STAMP_ZEROS;
+}
 
 static size_t
 slot_of (const struct promise *promise, uint64_t sector)
@@ -95,7 +103,7 @@ make (struct promise *promise, uint64_t sector)
     record = &promise->records[promise->record_count++];
     memset (record, 0, sizeof *record);
     record->sector = sector;
-    record->base = stamp_below (sector);
+    record->base = below (promise, sector);
     promise->slots[slot] = (uint32_t) promise->record_count;
   }
   return &promise->records[promise->slots[slot] - 1];
@@ -171,6 +179,24 @@ promise_initial_zeros (struct promise *promise, uint64_t sector)
 }
 
 void
+promise_touch (struct promise *promise, uint64_t sector)
+{
+  make (promise, sector);
+}
+
+void
+promise_cut (struct promise *promise, uint64_t end)
+{
+  size_t i;
+
+  if (promise->below_end > end)
+    promise->below_end = end;
+  for (i = 0; i < promise->record_count; i++)
+    if (promise->records[i].sector >= end)
+      promise_rebase (&promise->records[i], STAMP_ZEROS);
+}
+
+void
 promise_rebase (struct sector_record *record, uint32_t found)
 {
   free (record->writes);
@@ -227,7 +253,7 @@ allows (const struct promise *promise, uint64_t sector, uint32_t found,
   uint32_t i;
 
   if (record == NULL)
-    return found == stamp_below (sector);
+    return found == below (promise, sector);
   if (found == record->base &&
       may_remain (promise, record, found, 0, time, crash))
     return true;

@@ -9,6 +9,8 @@
  * never anything older; what the backing file holds, or zeros without one,
  * where no write is covered by a flush.
  *
+ * What comes to lie behind the image's end is gone; what grows is zeros.
+ *
  * A zero request is a write of zeros.  So is a trim of whole clusters, except
  * that what the backing file holds may stay where the image holds nothing; a
  * trim of a part of a cluster leaves what was there, or zeros.
@@ -51,6 +53,8 @@ struct promise {
   uint32_t count;
   struct sector_record *records;
   size_t record_count;
+  uint64_t below_end;           /* from this sector on the backing file never
+                                 * shows: the image ended there once */
   uint32_t *slots;              /* hash of record number + 1; 0 empty */
   size_t slot_count;
 };
@@ -78,6 +82,12 @@ bool promise_allows_crash (const struct promise *promise, uint64_t sector,
 
 /* A new session: the sector holds that, and nothing else any more. */
 void promise_rebase (struct sector_record *record, uint32_t found);
+
+/* The image ends here, in sectors: when it has grown again there are zeros. */
+void promise_cut (struct promise *promise, uint64_t end);
+
+/* Have a record of a sector, so that it is judged. */
+void promise_touch (struct promise *promise, uint64_t sector);
 
 /* A sector that holds what a write left before the first session. */
 uint32_t promise_initial (struct promise *promise, uint64_t sector);

@@ -347,7 +347,18 @@ sim_storage_open (struct disk *disk, struct random *random)
   return &sim->storage;
 }
 
-/* ---- The backing file ---- */
+/* ---- The backing files ---- */
+
+struct sim_backing {
+  struct storage storage;
+  enum stamp_file file;
+};
+
+static enum stamp_file
+file_of (const struct storage *s)
+{
+  return ((const struct sim_backing *) s)->file;
+}
 
 static int
 backing_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
@@ -355,12 +366,12 @@ backing_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
   const unsigned char *data;
   size_t i;
 
-  (void) s;
   assert (offset % SECTOR == 0 && count % SECTOR == 0);
   sim_yield ("backing-pread");
-  sim_trace ("read 0x%" PRIx64 "+0x%zx of the backing file", offset, count);
+  sim_trace ("read 0x%" PRIx64 "+0x%zx of backing file %d", offset, count,
+             (int) file_of (s));
   for (i = 0; i < count / SECTOR; i++) {
-    data = stamp_below_data (offset / SECTOR + i);
+    data = stamp_file_data (file_of (s), offset / SECTOR + i);
     if (data)
       memcpy ((char *) buf + i * SECTOR, data, SECTOR);
     else
@@ -373,8 +384,24 @@ backing_pread (struct storage *s, void *buf, size_t count, uint64_t offset)
 static int
 backing_length (struct storage *s, uint64_t *length)
 {
-  (void) s;
-  *length = stamp_backing.sectors * SECTOR;
+  *length = SECTOR * (file_of (s) == STAMP_FIRST_FILE ? stamp_backing.sectors
+                      : stamp_backing.second_sectors);
+  return 0;
+}
+
+static int
+backing_next_data (struct storage *s, uint64_t offset, uint64_t *start,
+                   uint64_t *end)
+{
+  uint64_t block = stamp_next_block (file_of (s), offset / BLOCK);
+
+  *start = *end = UINT64_MAX;
+  if (block == UINT64_MAX)
+    return 0;
+  *start = block * BLOCK > offset ? block * BLOCK : offset;
+  while (stamp_next_block (file_of (s), block) == block)
+    block++;
+  *end = block * BLOCK;
   return 0;
 }
 
@@ -382,6 +409,7 @@ static const struct storage_ops backing_ops = {
   .pread = backing_pread,
   .prefetch = sim_prefetch,
   .length = backing_length,
+  .next_data = backing_next_data,
   .close = sim_close,
 };
 
@@ -389,15 +417,18 @@ int
 storage_file_open_fd (int fd, const char *path, bool lock,
                       const struct qed_log *log, struct storage **storage)
 {
-  (void) path;
+  struct sim_backing *backing = calloc (1, sizeof *backing);
+
   (void) lock;
   (void) log;
   close (fd);
-  *storage = calloc (1, sizeof **storage);
-  if (*storage == NULL)
+  if (backing == NULL)
     return -ENOMEM;
-  (*storage)->ops = &backing_ops;
-  (*storage)->read_only = true;
+  backing->file = strcmp (path, SIM_STORAGE_BACKING) == 0
+    ? STAMP_FIRST_FILE : STAMP_SECOND_FILE;
+  backing->storage.ops = &backing_ops;
+  backing->storage.read_only = true;
+  *storage = &backing->storage;
   return 0;
 }
 

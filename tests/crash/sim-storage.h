@@ -17,10 +17,12 @@ struct storage *sim_storage_open (struct disk *disk, struct random *random);
 /* What qed_open finds under any path. */
 extern struct disk *sim_storage_disk;
 
-/* A file that exists, to be named as the backing file: what is found there
- * is what stamp.h says of it.
+/* Files that exist, to be named as the backing file, the first one and the
+ * second: what is found there is what stamp.h says of them.
  */
-#define SIM_STORAGE_BACKING "/proc/self/exe"
+#define SIM_STORAGE_DIR "/proc/self/"
+#define SIM_STORAGE_BACKING SIM_STORAGE_DIR "exe"
+#define SIM_STORAGE_SECOND SIM_STORAGE_DIR "status"
 
 /* How many freed clusters, or neighbours of them, were written to again. */
 extern uint64_t sim_storage_reused;

@@ -38,23 +38,72 @@ stamp_fill (unsigned char *buf, uint64_t sector, uint32_t write)
 
 struct stamp_backing stamp_backing;
 
+static bool
+in_ranges (uint64_t sector)
+{
+  unsigned i;
+
+  for (i = 0; i < stamp_backing.range_count; i++)
+    if (sector >= stamp_backing.ranges[i].from &&
+        sector < stamp_backing.ranges[i].to)
+      return true;
+  return false;
+}
+
 uint32_t
 stamp_below (uint64_t sector)
 {
-  return sector < stamp_backing.sectors &&
+  return sector < stamp_backing.sectors && in_ranges (sector) &&
     random_mix (sector / BLOCK_SECTORS) % stamp_backing.one_in == 0
     ? STAMP_BACKING : STAMP_ZEROS;
 }
 
+/* Of four blocks two are as in the first file, one is zeros, one its own. */
+static uint32_t
+second_file (uint64_t sector)
+{
+  uint64_t kind = random_mix (sector / BLOCK_SECTORS + (UINT64_C (1) << 62))
+    % 4;
+
+  if (sector >= stamp_backing.second_sectors || !in_ranges (sector) ||
+      kind == 2)
+    return STAMP_ZEROS;
+  return kind == 3 ? STAMP_SECOND : stamp_below (sector);
+}
+
+static uint32_t
+file_content (enum stamp_file file, uint64_t sector)
+{
+  return file == STAMP_NO_FILE ? STAMP_ZEROS
+    : file == STAMP_FIRST_FILE ? stamp_below (sector) : second_file (sector);
+}
+
 const unsigned char *
-stamp_below_data (uint64_t sector)
+stamp_file_data (enum stamp_file file, uint64_t sector)
 {
   static unsigned char data[SECTOR];
+  uint32_t content = file_content (file, sector);
 
-  if (stamp_below (sector) == STAMP_ZEROS)
+  if (content == STAMP_ZEROS)
     return NULL;
-  stamp_fill (data, sector, STAMP_BACKING);
+  stamp_fill (data, sector, content);
   return data;
+}
+
+uint64_t
+stamp_next_block (enum stamp_file file, uint64_t from)
+{
+  uint64_t next = UINT64_MAX, b;
+  unsigned i;
+
+  for (i = 0; i < stamp_backing.range_count; i++) {
+    b = stamp_backing.ranges[i].from / BLOCK_SECTORS;
+    for (b = b > from ? b : from;
+         b < next && b < stamp_backing.ranges[i].to / BLOCK_SECTORS; b++)
+      if (file_content (file, b * BLOCK_SECTORS) != STAMP_ZEROS)
+        next = b;
+  }
+  return next;
 }
 
 static bool
@@ -110,6 +159,9 @@ stamp_to_text (const unsigned char *data)
   else if (decode (data, &sector, &write) && write == STAMP_BACKING)
     snprintf (text, sizeof text, "sector 0x%" PRIx64 " of the backing file",
               sector);
+  else if (decode (data, &sector, &write) && write == STAMP_SECOND)
+    snprintf (text, sizeof text, "sector 0x%" PRIx64 " of the second backing "
+              "file", sector);
   else if (decode (data, &sector, &write))
     snprintf (text, sizeof text, "guest sector 0x%" PRIx64 " as write %" PRIu32
               " left it", sector, write);

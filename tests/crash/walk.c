@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sim-storage.h"
 #include "stamp.h"
 #include "walk.h"
 
@@ -107,9 +108,7 @@ l2_entry (const struct disk *disk, struct walk *walk, uint64_t at,
 
   if (guest >= (walk->image_size + walk->cluster_size - 1) /
       walk->cluster_size)
-    problem (walk, "the L2 entry at 0x%" PRIx64 " (0x%" PRIx64 ") is for "
-             "guest cluster 0x%" PRIx64 ", beyond the image", at, value,
-             guest);
+    walk->beyond++;
   if (value != 1 && value % walk->cluster_size != 0) {
     problem (walk, "the L2 entry at 0x%" PRIx64 " (0x%" PRIx64 "), guest "
              "cluster 0x%" PRIx64 ", is misaligned", at, value, guest);
@@ -178,10 +177,60 @@ find_shared (struct walk *walk)
                u[i - 1].who, u[i].what, u[i].who);
 }
 
-static void
-read_header (struct walk *walk, const unsigned char *header)
+/* A name of a file of the simulation, which may be padded with "./". */
+static enum stamp_file
+read_name (const char *name)
 {
-  memcpy (walk->header, header, SECTOR);
+  size_t n = strlen (SIM_STORAGE_DIR);
+
+  if (strncmp (name, SIM_STORAGE_DIR, n) != 0)
+    return STAMP_NO_FILE;
+  while (strncmp (name + n, "./", 2) == 0)
+    n += 2;
+  return strcmp (name + n, "exe") == 0 ? STAMP_FIRST_FILE
+    : strcmp (name + n, "status") == 0 ? STAMP_SECOND_FILE : STAMP_NO_FILE;
+}
+
+static void
+find_backing (const struct disk *disk, struct walk *walk)
+{
+  uint64_t offset = get (walk->header + 56, 4);
+  uint64_t size = get (walk->header + 60, 4), i;
+  const unsigned char *data;
+  char name[BLOCK];
+
+  if (!(walk->features & WALK_BACKING))
+    return;
+  if (offset < 64 || size >= sizeof name ||
+      offset + size > get (walk->header + 12, 4) * walk->cluster_size) {
+    problem (walk, "the backing file name is at 0x%" PRIx64 ", %" PRIu64
+             " bytes", offset, size);
+    return;
+  }
+  walk->name_offset = offset;
+  walk->name_size = size;
+  for (i = 0; i < size; i++) {
+    data = disk_sector (disk, (offset + i) / SECTOR);
+    name[i] = data ? (char) data[(offset + i) % SECTOR] : 0;
+  }
+  name[size] = 0;
+  walk->backing = read_name (name);
+  if (walk->backing == STAMP_NO_FILE || strlen (name) != size)
+    problem (walk, "the backing file name is torn: '%s', %" PRIu64 " bytes",
+             name, size);
+}
+
+static void
+read_header (const struct disk *disk, struct walk *walk)
+{
+  const unsigned char *header = walk->header, *data;
+  unsigned i;
+
+  for (i = 0; i < BLOCK_SECTORS; i++) {
+    data = disk_sector (disk, i);
+    if (data)
+      memcpy (walk->header + i * SECTOR, data, SECTOR);
+  }
   walk->cluster_size = get (header + 4, 4);
   walk->table_bytes = get (header + 8, 4) * walk->cluster_size;
   walk->features = get (header + 16, 8);
@@ -202,7 +251,8 @@ walk_image (const struct disk *disk, struct walk *walk)
     problem (walk, "the header is gone");
     return;
   }
-  read_header (walk, header);
+  read_header (disk, walk);
+  find_backing (disk, walk);
   if (walk->features & ~(uint64_t) (WALK_NEED_CHECK | WALK_BACKING |
                                     WALK_BACKING_RAW))
     problem (walk, "the features are 0x%" PRIx64, walk->features);
@@ -220,15 +270,28 @@ walk_destroy (struct walk *walk)
   free (walk->uses);
 }
 
-bool
-walk_same_header (const struct walk *a, const struct walk *b)
+/* Where the features are, the autoclear features, the image's size, the place
+ * of the name.
+ */
+static bool
+is_field (unsigned i)
 {
+  return (i >= 16 && i < 24) || (i >= 32 && i < 40) || (i >= 48 && i < 64);
+}
+
+bool
+walk_same_header (const struct walk *walk, const struct walk *before)
+{
+  bool named;
   unsigned i;
 
-  for (i = 0; i < SECTOR; i++)
-    if (a->header[i] != b->header[i] && (i < 16 || i >= 24) &&
-        (i < 32 || i >= 40))
+  for (i = 0; i < BLOCK; i++) {
+    named = i >= before->name_offset &&
+      i < before->name_offset + before->name_size;
+    if (walk->header[i] != before->header[i] && !is_field (i) && !named &&
+        before->header[i] != 0)
       return false;
+  }
   return true;
 }
 
@@ -274,7 +337,7 @@ walk_sector (const struct disk *disk, const struct walk *walk,
   const struct walk_entry *entry = walk_find (walk, sector / per_cluster);
 
   if (entry == NULL || entry->past_end)
-    return walk->features & WALK_BACKING ? stamp_below_data (sector) : NULL;
+    return stamp_file_data (walk->backing, sector);
   if (entry->offset == 0)
     return NULL;
   return disk_sector (disk, entry->offset / SECTOR + sector % per_cluster);

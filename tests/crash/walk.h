@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "disk.h"
+#include "stamp.h"
 
 /* An L2 entry that isn't 0, in the order of the guest's addresses. */
 struct walk_entry {
@@ -29,7 +30,9 @@ struct walk_use {
 };
 
 struct walk {
-  unsigned char header[SECTOR]; /* the first sector */
+  unsigned char header[BLOCK];  /* the first sectors */
+  enum stamp_file backing;      /* what the header names */
+  uint64_t name_offset, name_size;      /* where */
   uint64_t cluster_size, table_bytes, l1_offset, image_size;
   uint64_t features, autoclear_features;
   struct walk_entry *entries;
@@ -40,6 +43,8 @@ struct walk {
   struct walk_use *uses;        /* sorted by cluster */
   size_t use_count;
   uint64_t end_of_use;          /* in bytes, of what lies inside the file */
+  size_t beyond;                /* entries for what lies behind the end of the
+                                 * guest's disk */
   char problem[256];            /* the first thing that is wrong, or "" */
 };
 
@@ -50,8 +55,10 @@ struct walk {
 void walk_image (const struct disk *disk, struct walk *walk);
 void walk_destroy (struct walk *walk);
 
-/* Whether two headers agree in all but the fields that a server changes. */
-bool walk_same_header (const struct walk *a, const struct walk *b);
+/* Whether a header is as it was before, but for the fields that an engine
+ * changes, what held nothing, and the name.
+ */
+bool walk_same_header (const struct walk *walk, const struct walk *before);
 
 bool walk_is_used (const struct walk *walk, uint64_t cluster);
 
