@@ -10,5 +10,5 @@ set -e
 
 crash_test=$abs_top_builddir/tests/crash/crash-test
 
-"$crash_test" --states ${CRASH_STATES:-2000}
+"$crash_test" --states ${CRASH_STATES:-4000}
 "$crash_test" --self-test

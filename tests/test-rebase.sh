@@ -336,7 +336,7 @@ refused "is not a QED image" --backing other.raw --backing-format qed i.qed
 qemu-img create -q -f qcow2 foreign 6M
 refused "is a qcow2 image" --backing foreign i.qed
 refused "neither a regular file" --backing . i.qed
-refused "not a local file\|not supported" --backing json:x i.qed
+refused "not supported\|nothing else is supported" --backing json:x i.qed
 # It would back itself.
 refused "back itself" --backing i.qed i.qed
 refused "back itself" --backing ./sub/../i.qed i.qed
