@@ -415,6 +415,25 @@ free_tables (struct look *look)
   look->table_count = look->doubtful_count = look->twin_count = 0;
 }
 
+static void
+keep_floor (struct look *look)
+{
+  struct space *space = look->space;
+
+  if (space->end < look->floor)
+    space->end = look->floor;
+}
+
+void
+look_keep_tail (struct look *look)
+{
+  uint64_t size = look->image->geometry.cluster_size;
+
+  if (look->image->storage->can_grow)
+    look->floor = look->length / size + (look->length % size > 0);
+  keep_floor (look);
+}
+
 int
 look_run (struct look *look)
 {
@@ -425,7 +444,11 @@ look_run (struct look *look)
   look->more = false;
   look->leaks_known = true;
   memset (look->counts, 0, sizeof look->counts);
-  return r < 0 ? r : run_looking (look, NULL);
+  if (r == 0)
+    r = run_looking (look, NULL);
+  if (r == 0)
+    keep_floor (look);
+  return r;
 }
 
 int

@@ -46,6 +46,8 @@ struct look {
   bool losses_told;             /* all that a repair loses was told */
   uint64_t counts[QED_PROBLEM_CODES];
   uint64_t length;              /* of the file, then */
+  uint64_t floor;               /* nothing below this cluster is handed out,
+                                 * in use or not */
   bool sound;                   /* nothing at all was wrong */
   bool leaks_known;             /* every L2 table was read, so that what is
                                  * not entered is not in use */
@@ -68,6 +70,11 @@ struct look {
 /* Read all tables.  look->space has what is referenced, afterwards. */
 int look_run (struct look *look);
 void look_free (struct look *look);
+
+/* From now on nothing is written to what lies behind the end of use, as far as
+ * the file goes.
+ */
+void look_keep_tail (struct look *look);
 
 /* The table that lies at a place of the file, or NULL. */
 const struct walk_table *look_table_at (const struct look *look,

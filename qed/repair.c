@@ -321,6 +321,19 @@ complete_last_cluster (struct qed_image *image)
   return s->ops->resize (s, end);
 }
 
+/* The file grows in large steps: cut what of them nothing is in. */
+static int
+cut_growth (struct look *look)
+{
+  struct space *space = &look->image->space;
+  struct storage *s = look->image->storage;
+  uint64_t end = space->end;
+
+  while (end > look->floor && !bitmap_test (&space->used, end - 1))
+    end--;
+  return s->ops->resize (s, end << look->image->geometry.cluster_bits);
+}
+
 /* Write everything back, cut the file, and clear NEED_CHECK if nothing is
  * wrong any more.
  */
@@ -328,26 +341,38 @@ static int
 finish (struct look *look)
 {
   struct qed_image *image = look->image;
-  int r = look->sound ? complete_last_cluster (image) : 0;
+  int r = 0;
 
+  if (look->sound)
+    r = look->floor > 0 ? cut_growth (look) : complete_last_cluster (image);
   if (r < 0)
     return r;
   atomic_store (&image->damaged, !look->sound);
-  if (look->sound)
+  if (look->sound && look->floor == 0)
     space_complete (&image->space);
   return qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0);
 }
 
+/* Where L1 or a table was wrong, the clusters that nothing refers to may be
+ * what it should have named: they stay until another repair, when someone has
+ * seen what this one did.
+ */
 static int
 repair (struct look *look, struct qed_check_result *result)
 {
+  bool leaks_known = look->leaks_known;
   int r = 0;
 
+  if (!leaks_known)
+    look_keep_tail (look);
   if (look->options->repair == QED_REPAIR_ALL)
     r = mend_corruptions (look, result);
-  if (r == 0)
+  if (r == 0 && leaks_known)
     r = mend_leaks (look);
-  return r == 0 ? finish (look) : r;
+  if (r == 0)
+    r = finish (look);
+  look->floor = 0;
+  return r;
 }
 
 int
