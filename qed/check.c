@@ -115,6 +115,8 @@ first_look (struct look *look, struct qed_check_result *result)
     return r;
   tell_need_check (look);
   tell_problems (look, 0);
+  if (look->options->repair != QED_REPAIR_LEAKS)
+    repair_tell_losses (look, result);
   tables = look->count;
   if (look->options->data) {
     r = look_data (look);

@@ -74,8 +74,9 @@ struct qed_problem {
   uint64_t where;               /* in the file: the entry, or the leaked
                                  * clusters */
   uint64_t value;               /* what the entry says */
-  uint64_t guest;               /* the guest's range that is concerned: what a
-                                 * repair loses, for those kinds that lose */
+  uint64_t guest;               /* the guest's range that is concerned; of a
+                                 * table that is cut, what the missing part
+                                 * describes */
   uint64_t guest_bytes;
   uint64_t other;               /* shared: the guest offset, or the L1 index,
                                  * that keeps it */
@@ -112,12 +113,15 @@ struct qed_check_options {
   struct qed_check_control *control;    /* or NULL */
   struct qed_progress progress;
 
-  /* Each problem of the first look, and each action of a repair ("fixed":
-   * what was done, or would be).  From the caller's thread.  May be NULL.
+  /* Each problem of the first look, each action of a repair ("fixed": what
+   * was done, or would be), and each range of the guest's that a repair has
+   * lost, or would lose; ranges may be told twice.  From the caller's thread.
+   * May be NULL.
    */
   void (*found) (void *opaque, const struct qed_problem *problem);
   void (*fixed) (void *opaque, const struct qed_problem *problem,
                  const char *action);
+  void (*lost) (void *opaque, uint64_t guest, uint64_t bytes);
   void *opaque;
 };
 
@@ -134,7 +138,8 @@ struct qed_check_result {
   uint64_t allocated_clusters, fragmented_clusters, total_clusters;
   uint64_t tables;              /* L2 tables */
   uint64_t image_end;           /* where use ends in the file */
-  uint64_t lost_bytes;          /* of the guest's, that a repair dropped */
+  uint64_t lost_bytes;          /* the sum of the ranges that are lost, or
+                                 * would be */
   bool need_check;              /* the header says so, at the end */
 };
 

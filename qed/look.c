@@ -82,6 +82,22 @@ found (struct survey *survey, const struct qed_problem *problem)
   add_problem (looking->look, problem);
 }
 
+static void
+suspect (struct survey *survey, const struct qed_problem *problem)
+{
+  struct look *look = ((struct looking *) ((char *) survey - offsetof
+                                           (struct looking, survey)))->look;
+  void *list = look->suspects;
+
+  if (grow_list (&list, look->suspect_count, &look->suspect_capacity,
+                 sizeof *problem)) {
+    look->suspects = list;
+    look->suspects[look->suspect_count++] = *problem;
+  }
+  else
+    look->more = true;
+}
+
 static int
 shared_entry (struct survey *survey, uint64_t where, uint64_t entry,
               uint64_t guest)
@@ -251,10 +267,10 @@ reset_space (struct look *look)
 {
   struct qed_image *image = look->image;
   struct storage *s = image->storage;
-  uint64_t length;
-  int r = s->ops->length (s, &length);
+  int r = s->ops->length (s, &look->length);
 
-  return r < 0 ? r : space_reset (look->space, &image->geometry, s, length);
+  return r < 0 ? r : space_reset (look->space, &image->geometry, s,
+                                  look->length);
 }
 
 /* Ten times a second, tell how far it is.  With the lock held. */
@@ -288,7 +304,45 @@ run_job (struct looking *looking)
   pthread_mutex_unlock (&looking->lock);
 }
 
-static void
+static int
+compare_twins (const void *a, const void *b)
+{
+  const struct look_twin *s = a, *t = b;
+
+  return s->offset < t->offset ? -1 : s->offset > t->offset;
+}
+
+static int
+find_twins (struct look *look)
+{
+  uint64_t l1 = look->image->geometry.l1_offset;
+  const struct qed_problem *problem;
+  size_t i;
+
+  if (look->counts[QED_PROBLEM_TABLE_SHARED] == 0)
+    return 0;
+  look->twins = calloc (look->count, sizeof *look->twins);
+  if (look->twins == NULL)
+    return -ENOMEM;
+  for (i = 0; i < look->count; i++) {
+    problem = &look->problems[i];
+    if (problem->code == QED_PROBLEM_TABLE_SHARED)
+      look->twins[look->twin_count++] =
+        (struct look_twin) { problem->value, (problem->where - l1) / 8 };
+  }
+  qsort (look->twins, look->twin_count, sizeof *look->twins, compare_twins);
+  return 0;
+}
+
+static int
+compare_l1_index (const void *a, const void *b)
+{
+  const struct walk_table *s = a, *t = b;
+
+  return s->l1_index < t->l1_index ? -1 : s->l1_index > t->l1_index;
+}
+
+static int
 conclude (struct looking *looking)
 {
   struct look *look = looking->look;
@@ -304,6 +358,13 @@ conclude (struct looking *looking)
   look->tables = survey->tables.list;
   look->table_count = survey->tables.count;
   survey->tables.list = NULL;
+  look->doubtful = survey->doubtful.list;
+  look->doubtful_count = survey->doubtful.count;
+  survey->doubtful.list = NULL;
+  if (look->doubtful_count > 0)
+    qsort (look->doubtful, look->doubtful_count, sizeof *look->doubtful,
+           compare_l1_index);
+  return find_twins (look);
 }
 
 static int
@@ -322,6 +383,7 @@ run_looking (struct look *look, const struct bitmap *wanted)
       .image = image, .space = look->space, .job = &looking.job,
       .online = look->online,
       .width = WALKERS, .control = look->options->control, .found = found,
+      .suspect = suspect,
       .shared_entry = shared_entry, .may_go_on = may_go_on,
     },
   };
@@ -335,11 +397,41 @@ run_looking (struct look *look, const struct bitmap *wanted)
   run_job (&looking);
   r = looking.job.error;
   if (r == 0 && wanted == NULL)
-    conclude (&looking);
+    r = conclude (&looking);
   pthread_cond_destroy (&looking.cond);
   pthread_mutex_destroy (&looking.lock);
   survey_destroy (&looking.survey);
   return r;
+}
+
+static void
+free_tables (struct look *look)
+{
+  free (look->tables);
+  free (look->doubtful);
+  free (look->twins);
+  look->tables = look->doubtful = NULL;
+  look->twins = NULL;
+  look->table_count = look->doubtful_count = look->twin_count = 0;
+}
+
+static void
+keep_floor (struct look *look)
+{
+  struct space *space = look->space;
+
+  if (space->end < look->floor)
+    space->end = look->floor;
+}
+
+void
+look_keep_tail (struct look *look)
+{
+  uint64_t size = look->image->geometry.cluster_size;
+
+  if (look->image->storage->can_grow)
+    look->floor = look->length / size + (look->length % size > 0);
+  keep_floor (look);
 }
 
 int
@@ -347,13 +439,16 @@ look_run (struct look *look)
 {
   int r = reset_space (look);
 
-  free (look->tables);
-  look->tables = NULL;
-  look->table_count = look->count = 0;
+  free_tables (look);
+  look->count = look->suspect_count = 0;
   look->more = false;
   look->leaks_known = true;
   memset (look->counts, 0, sizeof look->counts);
-  return r < 0 ? r : run_looking (look, NULL);
+  if (r == 0)
+    r = run_looking (look, NULL);
+  if (r == 0)
+    keep_floor (look);
+  return r;
 }
 
 int
@@ -365,12 +460,43 @@ look_references (struct look *look, const struct bitmap *wanted)
 void
 look_free (struct look *look)
 {
+  free_tables (look);
   free (look->problems);
-  free (look->tables);
+  free (look->suspects);
   free (look->references);
-  look->problems = NULL;
-  look->tables = NULL;
+  look->problems = look->suspects = NULL;
   look->references = NULL;
+}
+
+const struct walk_table *
+look_table_at (const struct look *look, uint64_t place)
+{
+  size_t low = 0, high = look->table_count, middle;
+  const struct walk_table *table;
+
+  while (low < high) {
+    middle = low + (high - low) / 2;
+    if (look->tables[middle].offset <= place)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  table = low > 0 ? &look->tables[low - 1] : NULL;
+  return table && place - table->offset < look->image->geometry.table_bytes
+    ? table : NULL;
+}
+
+void
+look_table_range (const struct look *look, uint64_t l1_index, uint64_t first,
+                  uint64_t *guest, uint64_t *bytes)
+{
+  const struct format_geometry *g = &look->image->geometry;
+  struct survey survey = { .image = look->image };
+  struct qed_problem problem;
+
+  survey_set_guest (&survey, &problem, l1_index, first, g->entries - first);
+  *guest = problem.guest;
+  *bytes = problem.guest_bytes;
 }
 
 /* ---- Leaks ---- */

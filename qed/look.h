@@ -25,6 +25,11 @@ struct look_reference {
   uint64_t guest, where;        /* the guest's address; the entry's place */
 };
 
+/* An L1 entry that names a table which another one names, too. */
+struct look_twin {
+  uint64_t offset, l1_index;
+};
+
 struct look {
   /* Filled in by the caller. */
   struct qed_image *image;
@@ -38,14 +43,24 @@ struct look {
   struct qed_problem *problems;
   size_t count, capacity;
   bool more;                    /* than there is room for */
+  bool losses_told;             /* all that a repair loses was told */
   uint64_t counts[QED_PROBLEM_CODES];
+  uint64_t length;              /* of the file, then */
+  uint64_t floor;               /* nothing below this cluster is handed out,
+                                 * in use or not */
   bool sound;                   /* nothing at all was wrong */
   bool leaks_known;             /* every L2 table was read, so that what is
                                  * not entered is not in use */
   uint64_t allocated, fragmented;
-  struct walk_table *tables;    /* those that are right, by their place;
-                                 * 'last' is 0 if nothing is allocated */
+  struct walk_table *tables;    /* those that are right, by their place */
   size_t table_count;
+  struct walk_table *doubtful;  /* those that overlap or are cut, by their L1
+                                 * index */
+  size_t doubtful_count;
+  struct qed_problem *suspects; /* wrong entries of these */
+  size_t suspect_count, suspect_capacity;
+  struct look_twin *twins;      /* by their place */
+  size_t twin_count;
 
   /* Of look_references. */
   struct look_reference *references;
@@ -55,6 +70,21 @@ struct look {
 /* Read all tables.  look->space has what is referenced, afterwards. */
 int look_run (struct look *look);
 void look_free (struct look *look);
+
+/* From now on nothing is written to what lies behind the end of use, as far as
+ * the file goes.
+ */
+void look_keep_tail (struct look *look);
+
+/* The table that lies at a place of the file, or NULL. */
+const struct walk_table *look_table_at (const struct look *look,
+                                        uint64_t place);
+
+/* The guest's range that an L1 entry describes, from one of its table's
+ * entries on.
+ */
+void look_table_range (const struct look *look, uint64_t l1_index,
+                       uint64_t first, uint64_t *guest, uint64_t *bytes);
 
 /* Find who refers to the clusters of a set: the first of them, if there are
  * too many for one call.

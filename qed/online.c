@@ -375,6 +375,8 @@ check (struct online *online)
   struct look *look = &online->look;
   int r = look_online (online, true);
 
+  if (r == 0 && online->options->repair == QED_REPAIR_NONE)
+    repair_tell_losses (look, online->result);
   if (r == 0)
     r = find_leaks (online, tell_leak);
   memcpy (online->result->counts, look->counts, sizeof look->counts);

@@ -106,7 +106,9 @@ static const struct qed_problem_kind kinds[] = {
     "entry-into-table", QED_SEVERITY_CORRUPTION,
     "an L2 entry names a cluster of a table",
     "A guest that wrote to this cluster would rewrite the tables. The server "
-    "never follows such an entry. Repair sets it to unallocated.",
+    "never follows such an entry. Repair sets it to unallocated, unless "
+    "nothing in the table is valid: then the cluster is data, and the table is "
+    "unlinked.",
   },
   [QED_PROBLEM_CLUSTER_SHARED] = {
     "cluster-shared", QED_SEVERITY_CORRUPTION,
@@ -133,7 +135,9 @@ static const struct qed_problem_kind kinds[] = {
     "leak", QED_SEVERITY_LEAK,
     "clusters that nothing refers to",
     "They take space in the file and hold nothing that the disk can reach, as "
-    "a crash leaves them. Repair of a closed image moves the last clusters "
+    "a crash leaves them. While L1 or a table is wrong nothing counts as "
+    "leaked, since it may be what the entry should name, and the repair of "
+    "that damage leaves it in the file for the next one. Repair of a closed image moves the last clusters "
     "into the gaps and cuts the file; a server uses them for what is written "
     "next.",
   },

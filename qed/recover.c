@@ -200,13 +200,9 @@ log_drops (const struct recover *recover, const char *path)
 static int
 make_undo_file (struct recover *recover, const char *path)
 {
-  struct storage *s = recover->image->storage;
   struct undo_file undo = { .fd = -1 };
-  uint64_t length;
-  int r = s->ops->length (s, &length);
+  int r = undo_file_create (&undo, path, recover->image->storage);
 
-  if (r == 0)
-    r = undo_file_create (&undo, path, length);
   if (r == 0) {
     r = save_sectors (recover, &undo);
     undo_file_close (&undo);

@@ -117,73 +117,12 @@ repair_settle (struct look *look)
 
 /* ---- 1. Tables that are none ---- */
 
-static bool
-is_wrong_code (enum qed_problem_code code)
-{
-  return (code >= QED_PROBLEM_L1_PAST_END &&
-          code <= QED_PROBLEM_L1_INTO_HEADER) ||
-    (code >= QED_PROBLEM_L2_PAST_END && code <= QED_PROBLEM_ENTRY_INTO_TABLE);
-}
-
-static const struct walk_table *
-find_table (const struct look *look, uint64_t offset)
-{
-  size_t low = 0, high = look->table_count, middle;
-
-  while (low < high) {
-    middle = low + (high - low) / 2;
-    if (look->tables[middle].offset <= offset)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low > 0 ? &look->tables[low - 1] : NULL;
-}
-
-/* Whether some entries of a table can't be right; a cluster within it that is
- * in use proves nothing.
- */
-static bool
-has_wrong_entries (const struct look *look, const struct walk_table *table)
-{
-  uint64_t end = table->offset + look->image->geometry.table_bytes;
-  size_t low = 0, high = look->count, middle;
-
-  while (low < high) {
-    middle = low + (high - low) / 2;
-    if (look->problems[middle].where < table->offset)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  for (; low < look->count && look->problems[low].where < end; low++)
-    if (is_wrong_code (look->problems[low].code))
-      return true;
-  return false;
-}
-
-/* A cluster of data is a table too: of the two, the table is the wrong one if
- * it holds nothing, or what no table holds.
- */
-static bool
-is_no_table (const struct look *look, const struct qed_problem *problem)
-{
-  const struct walk_table *table;
-
-  if (problem->code != QED_PROBLEM_ENTRY_INTO_TABLE)
-    return false;
-  table = find_table (look, problem->value);
-  return table && problem->value - table->offset <
-    look->image->geometry.table_bytes &&
-    (table->last == 0 || has_wrong_entries (look, table));
-}
-
 static int
 unlink_table (struct look *look, const struct qed_problem *problem,
               struct qed_check_result *result)
 {
   const struct format_geometry *g = &look->image->geometry;
-  const struct walk_table *table = find_table (look, problem->value);
+  const struct walk_table *table = look_table_at (look, problem->value);
   struct qed_problem culprit = {
     .code = QED_PROBLEM_TABLE_OVERLAP,
     .where = g->l1_offset + table->l1_index * 8,
@@ -193,26 +132,16 @@ unlink_table (struct look *look, const struct qed_problem *problem,
   struct amendment a = amend_problem (look->image, &culprit, 0);
   int r = repair_amend (look->image, &a);
 
-  culprit.guest = table->l1_index << g->entries_bits << g->cluster_bits;
-  if (culprit.guest < g->image_size)
-    culprit.guest_bytes = g->image_size - culprit.guest;
-  if (culprit.guest_bytes >> g->cluster_bits > g->entries)
-    culprit.guest_bytes = g->entries << g->cluster_bits;
   if (r == 0) {
-    result->lost_bytes += culprit.guest_bytes;
+    look_table_range (look, table->l1_index, 0, &culprit.guest,
+                      &culprit.guest_bytes);
     repair_tell (look, &culprit, "unlinked: it is data, not a table");
+    loss_of_table (look, table, result);
   }
   return r;
 }
 
 /* ---- 2. Entries that can't be right ---- */
-
-static bool
-is_wrong_entry (const struct look *look, const struct qed_problem *problem)
-{
-  (void) look;
-  return is_wrong_code (problem->code);
-}
 
 int
 repair_drop_entry (struct look *look, const struct qed_problem *problem,
@@ -222,96 +151,9 @@ repair_drop_entry (struct look *look, const struct qed_problem *problem,
   int r = repair_amend (look->image, &a);
 
   if (r == 0) {
-    result->lost_bytes += problem->guest_bytes;
     repair_tell (look, problem, "set to unallocated");
+    loss_of_entry (look, problem, result);
   }
-  return r;
-}
-
-/* ---- 3. Tables that overlap ---- */
-
-static bool
-is_table_problem (const struct look *look, const struct qed_problem *problem)
-{
-  (void) look;
-  return problem->code >= QED_PROBLEM_TABLE_TRUNCATED &&
-    problem->code <= QED_PROBLEM_TABLE_SHARED;
-}
-
-/* Keep the entries that may be right; true if there is one. */
-static bool
-filter_entries (const struct qed_image *image, unsigned char *buf, size_t n)
-{
-  uint64_t length = atomic_load (&image->space.length_bytes), entry;
-  enum format_entry class;
-  bool any = false;
-  size_t i;
-
-  for (i = 0; i < n; i++) {
-    entry = format_get64 (buf + i * 8);
-    class = format_classify_l2 (&image->geometry, entry, length);
-    if (class == FORMAT_ALLOCATED &&
-        !bitmap_test ((struct bitmap *) &image->space.tables,
-                      entry >> image->geometry.cluster_bits))
-      any = true;
-    else if (class == FORMAT_ZERO)
-      any = true;
-    else
-      format_put64 (buf + i * 8, 0);
-  }
-  return any;
-}
-
-/* Copy what is valid of a table, up to the file's old end. */
-static int
-copy_table (struct qed_image *image, uint64_t from, uint64_t to,
-            uint64_t length, bool *any)
-{
-  struct storage *s = image->storage;
-  uint64_t bytes = image->geometry.table_bytes, done, n;
-  unsigned char *buf = malloc (PIECE_BYTES);
-  int r = buf ? 0 : -ENOMEM;
-
-  if (from + bytes > length)
-    bytes = (length - from) & ~UINT64_C (7);
-  *any = false;
-  for (done = 0; done < bytes && r == 0; done += n) {
-    n = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
-    r = s->ops->pread (s, buf, n, from + done);
-    if (r == 0 && filter_entries (image, buf, n / 8)) {
-      *any = true;
-      r = s->ops->pwrite (s, buf, n, to + done);
-    }
-  }
-  free (buf);
-  return r;
-}
-
-static int
-mend_table (struct look *look, const struct qed_problem *problem,
-            struct qed_check_result *result)
-{
-  struct qed_image *image = look->image;
-  const struct format_geometry *g = &image->geometry;
-  uint64_t length = atomic_load (&image->space.length_bytes);
-  struct space_run run;
-  struct amendment a;
-  bool any = false;
-  int r = repair_reserve (image, true, &run);
-
-  if (r == 0)
-    r = copy_table (image, problem->value, run.first << g->cluster_bits,
-                    length, &any);
-  if (r < 0)
-    return r;
-  a = amend_problem (image, problem, any ? run.first << g->cluster_bits : 0);
-  r = repair_amend (image, &a);
-  if (r == 0 && !any)
-    result->lost_bytes += problem->guest_bytes;
-  if (r == 0)
-    repair_tell (look, problem, any
-                 ? "what is valid was copied to a table of its own"
-                 : "unlinked: nothing in it is valid");
   return r;
 }
 
@@ -363,9 +205,9 @@ static const struct mending {
                struct qed_check_result *result);
   const char *would;
 } mendings[] = {
-  { is_no_table,        unlink_table,   "the table would be unlinked" },
-  { is_wrong_entry,     repair_drop_entry,   "would be set to unallocated" },
-  { is_table_problem,   mend_table,     "what is valid would be copied to a "
+  { repair_is_no_table, unlink_table,   "the table would be unlinked" },
+  { repair_is_wrong_entry, repair_drop_entry, "would be set to unallocated" },
+  { repair_is_of_table, repair_table,   "what is valid would be copied to a "
                                         "table of its own" },
   { is_shared_cluster,  copy_cluster,   "would be copied to a cluster of its "
                                         "own" },
@@ -429,7 +271,7 @@ mend_corruptions (struct look *look, struct qed_check_result *result)
 }
 
 static void
-tell_what_would_be (const struct look *look, struct qed_check_result *result)
+tell_what_would_be (const struct look *look)
 {
   size_t i, m;
 
@@ -437,15 +279,15 @@ tell_what_would_be (const struct look *look, struct qed_check_result *result)
     for (m = 0; m < MENDINGS; m++)
       if (mendings[m].concerns (look, &look->problems[i])) {
         repair_tell (look, &look->problems[i], mendings[m].would);
-        if (mendings[m].mend == repair_drop_entry)
-          result->lost_bytes += look->problems[i].guest_bytes;
         break;
       }
 }
 
 /* ---- 5. Leaks ---- */
 
-/* Where damage stays, clusters can't be moved: what leaks becomes holes. */
+/* Where damage stays, clusters can't be moved: what leaks becomes holes, and
+ * so does a gap that no move closes, as before L1.
+ */
 static void
 punch_leak (struct look *look, const struct qed_problem *problem)
 {
@@ -458,7 +300,9 @@ punch_leak (struct look *look, const struct qed_problem *problem)
 static int
 mend_leaks (struct look *look)
 {
-  return look->sound ? compact_run (look) : look_leaks (look, punch_leak);
+  int r = look->sound ? compact_run (look) : 0;
+
+  return r == 0 ? look_leaks (look, punch_leak) : r;
 }
 
 /* ---- The whole ---- */
@@ -477,6 +321,19 @@ complete_last_cluster (struct qed_image *image)
   return s->ops->resize (s, end);
 }
 
+/* The file grows in large steps: cut what of them nothing is in. */
+static int
+cut_growth (struct look *look)
+{
+  struct space *space = &look->image->space;
+  struct storage *s = look->image->storage;
+  uint64_t end = space->end;
+
+  while (end > look->floor && !bitmap_test (&space->used, end - 1))
+    end--;
+  return s->ops->resize (s, end << look->image->geometry.cluster_bits);
+}
+
 /* Write everything back, cut the file, and clear NEED_CHECK if nothing is
  * wrong any more.
  */
@@ -484,26 +341,38 @@ static int
 finish (struct look *look)
 {
   struct qed_image *image = look->image;
-  int r = complete_last_cluster (image);
+  int r = 0;
 
+  if (look->sound)
+    r = look->floor > 0 ? cut_growth (look) : complete_last_cluster (image);
   if (r < 0)
     return r;
   atomic_store (&image->damaged, !look->sound);
-  if (look->sound)
+  if (look->sound && look->floor == 0)
     space_complete (&image->space);
   return qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0);
 }
 
+/* Where L1 or a table was wrong, the clusters that nothing refers to may be
+ * what it should have named: they stay until another repair, when someone has
+ * seen what this one did.
+ */
 static int
 repair (struct look *look, struct qed_check_result *result)
 {
+  bool leaks_known = look->leaks_known;
   int r = 0;
 
+  if (!leaks_known)
+    look_keep_tail (look);
   if (look->options->repair == QED_REPAIR_ALL)
     r = mend_corruptions (look, result);
-  if (r == 0)
+  if (r == 0 && leaks_known)
     r = mend_leaks (look);
-  return r == 0 ? finish (look) : r;
+  if (r == 0)
+    r = finish (look);
+  look->floor = 0;
+  return r;
 }
 
 int
@@ -513,7 +382,7 @@ repair_run (struct look *look, struct qed_check_result *result)
 
   if (look->options->dry_run) {
     if (look->options->repair == QED_REPAIR_ALL)
-      tell_what_would_be (look, result);
+      tell_what_would_be (look);
     return 0;
   }
   if (look->image->read_only) {

@@ -63,6 +63,47 @@ void check_fill_result (const struct look *look,
 void check_count_fixed (const struct qed_check_result *first,
                         struct qed_check_result *result);
 
+/* ---- loss.c ---- */
+
+/* An entry that can't be right, whatever the others say. */
+bool repair_is_wrong_entry (const struct look *look,
+                            const struct qed_problem *problem);
+
+/* A cluster of data that is a table too, of which the table is wrong. */
+bool repair_is_no_table (const struct look *look,
+                         const struct qed_problem *problem);
+
+/* A table that overlaps another, is shared or cut. */
+bool repair_is_of_table (const struct look *look,
+                         const struct qed_problem *problem);
+
+/* The table of such a problem, if it was set apart; or NULL. */
+const struct walk_table *repair_set_apart (const struct look *look,
+                                           const struct qed_problem *problem);
+
+/* Tell of a range that is lost; of what a table without a valid entry
+ * describes, which is nothing if it is empty; of what the missing part of a
+ * table describes; of an entry's cluster, in each place where its table is
+ * linked.
+ */
+void loss_tell (const struct look *look, uint64_t guest, uint64_t bytes,
+                struct qed_check_result *result);
+void loss_of_table (const struct look *look, const struct walk_table *table,
+                    struct qed_check_result *result);
+void loss_of_missing (const struct look *look, const struct walk_table *table,
+                      struct qed_check_result *result);
+void loss_of_entry (const struct look *look, const struct qed_problem *problem,
+                    struct qed_check_result *result);
+
+/* Tell what a repair of what the look found would lose. */
+void repair_tell_losses (struct look *look,
+                         struct qed_check_result *result);
+
+/* ---- repair-table.c ---- */
+
+int repair_table (struct look *look, const struct qed_problem *problem,
+                  struct qed_check_result *result);
+
 /* ---- compact.c ---- */
 
 /* Close the gaps of an image in which nothing but leaks is wrong: the last

@@ -222,15 +222,12 @@ storage_undo_open (struct storage *below, const char *path,
                    const struct qed_log *log, struct storage **storage)
 {
   struct storage_undo *undo = calloc (1, sizeof *undo);
-  uint64_t length;
   int r = -ENOMEM;
 
   if (undo)
     undo->buf = malloc (UNDO_PIECE_BYTES);
   if (undo && undo->buf)
-    r = below->ops->length (below, &length);
-  if (r == 0)
-    r = undo_file_create (&undo->file, path, length);
+    r = undo_file_create (&undo->file, path, below);
   if (r < 0)
     goto fail;
   pthread_mutex_init (&undo->lock, NULL);

@@ -24,6 +24,8 @@ report (struct survey *survey, const struct qed_problem *problem)
   survey->whole = false;
   if (!survey->quiet)
     survey->found (survey, problem);
+  else if (survey->suspect)
+    survey->suspect (survey, problem);
 }
 
 /* ---- Where an entry belongs ---- */
@@ -71,7 +73,8 @@ add_table (struct survey_tables *tables, uint64_t offset, uint64_t l1_index)
     tables->list = list;
     tables->capacity = capacity;
   }
-  tables->list[tables->count++] = (struct walk_table) { offset, l1_index, 0 };
+  tables->list[tables->count++] =
+    (struct walk_table) { .offset = offset, .l1_index = l1_index };
   return 0;
 }
 
@@ -104,8 +107,11 @@ report_l1 (struct survey *survey, enum qed_problem_code code, uint64_t index,
     .value = entry,
     .other = other,
   };
+  uint64_t first = 0;
 
-  survey_set_guest (survey, &problem, index, 0, g->entries);
+  if (code == QED_PROBLEM_TABLE_TRUNCATED)
+    first = (atomic_load (&survey->image->space.length_bytes) - entry) / 8;
+  survey_set_guest (survey, &problem, index, first, g->entries - first);
   report (survey, &problem);
 }
 
@@ -292,7 +298,7 @@ l2_problem (enum format_entry class)
 }
 
 static void
-report_l2 (struct survey *survey, const struct walk_table *table,
+report_l2 (struct survey *survey, struct walk_table *table,
            enum qed_problem_code code, uint64_t index, uint64_t entry)
 {
   struct qed_problem problem = {
@@ -302,21 +308,24 @@ report_l2 (struct survey *survey, const struct walk_table *table,
     .other = code == QED_PROBLEM_CLUSTER_SHARED ? UINT64_MAX : 0,
   };
 
+  table->wrong += code != QED_PROBLEM_CLUSTER_SHARED;
   survey_set_guest (survey, &problem, table->l1_index, index, 1);
   report (survey, &problem);
 }
 
 /* An entry that names a cluster that is in use already. */
 static int
-clash (struct survey *survey, const struct walk_table *table, uint64_t index,
+clash (struct survey *survey, struct walk_table *table, uint64_t index,
        uint64_t entry)
 {
   uint64_t cluster = entry >> survey->image->geometry.cluster_bits;
   enum qed_problem_code code = QED_PROBLEM_CLUSTER_SHARED;
   bool was;
 
-  if (bitmap_test (&survey->space->tables, cluster))
+  if (bitmap_test (&survey->space->tables, cluster)) {
     code = QED_PROBLEM_ENTRY_INTO_TABLE;
+    table->valid--;
+  }
   else if (!survey->quiet && bitmap_set (&survey->shared, cluster, &was) < 0)
     return -ENOMEM;
   if (code == QED_PROBLEM_CLUSTER_SHARED && survey->shared_entry)
@@ -334,7 +343,7 @@ struct run {
 };
 
 static int
-enter_run (struct survey *survey, const struct walk_table *table,
+enter_run (struct survey *survey, struct walk_table *table,
            const struct run *run)
 {
   unsigned bits = survey->image->geometry.cluster_bits;
@@ -370,8 +379,8 @@ is_plausible (const struct format_geometry *g, uint64_t entry,
 
 /* How many entries go on as the first of them does. */
 static uint64_t
-run_length (const struct survey *survey, const unsigned char *buf, size_t n,
-            uint64_t length)
+run_length (const struct survey *survey, const struct walk_table *table,
+            const unsigned char *buf, size_t n, uint64_t length)
 {
   const struct format_geometry *g = &survey->image->geometry;
   uint64_t entry = format_get64 (buf);
@@ -380,13 +389,22 @@ run_length (const struct survey *survey, const unsigned char *buf, size_t n,
   for (i = 1; i < n; i++) {
     entry += g->cluster_size;
     if (format_get64 (buf + i * 8) != entry || entry >= length ||
-        entry == g->l1_offset)
+        entry == g->l1_offset || entry == table->offset)
       break;
   }
   return i;
 }
 
 /* With the space locked. */
+/* A table that was set apart is no table to others, but to itself. */
+static bool
+is_own (const struct survey *survey, const struct walk_table *table,
+        uint64_t entry)
+{
+  return survey->quiet &&
+    entry - table->offset < survey->image->geometry.table_bytes;
+}
+
 static int
 l2_chunk (struct survey *survey, struct walk_table *table,
           uint64_t first, const unsigned char *buf, size_t n)
@@ -401,15 +419,23 @@ l2_chunk (struct survey *survey, struct walk_table *table,
   for (i = 0; i < n && r == 0; i += run.n) {
     entry = format_get64 (buf + i * 8);
     run = (struct run) { first + i, entry, 1 };
-    if (entry <= FORMAT_ENTRY_ZERO)
+    if (entry <= FORMAT_ENTRY_ZERO) {
+      table->valid += entry;
       continue;
+    }
     if (!is_plausible (g, entry, length)) {
       report_l2 (survey, table,
                  l2_problem (format_classify_l2 (g, entry, length)),
                  run.index, entry);
       continue;
     }
-    run.n = run_length (survey, buf + i * 8, n - i, length);
+    if (is_own (survey, table, entry)) {
+      report_l2 (survey, table, QED_PROBLEM_ENTRY_INTO_TABLE, run.index,
+                 entry);
+      continue;
+    }
+    run.n = run_length (survey, table, buf + i * 8, n - i, length);
+    table->valid += run.n;
     survey->allocated += run.n;
     survey->fragmented += table->last != 0 &&
       table->last + g->cluster_size != entry;

@@ -41,6 +41,8 @@ struct survey {
                        uint64_t guest);
   /* With the space locked, for most of them. */
   void (*found) (struct survey *survey, const struct qed_problem *problem);
+  /* NULL, or: wrong entries of tables that were set apart. */
+  void (*suspect) (struct survey *survey, const struct qed_problem *problem);
   int (*may_go_on) (struct survey *survey);     /* or NULL */
 
   /* The results. */
@@ -53,7 +55,8 @@ struct survey {
 
   /* The survey's. */
   struct tablewalk walk;
-  struct survey_tables tables, doubtful;
+  struct survey_tables tables;
+  struct survey_tables doubtful;        /* those that were set apart */
   bool quiet;                   /* in the tables that were set apart */
   const struct bitmap *wanted;  /* naming: who refers to these clusters */
 };

@@ -24,7 +24,9 @@
 struct walk_table {
   uint64_t offset;              /* in the file */
   uint64_t l1_index;
-  uint64_t last;                /* the owner's; 0 to start with */
+  /* The owner's; 0 to start with. */
+  uint64_t last;                /* the entry before */
+  uint64_t valid, wrong;        /* entries, without those that are 0 */
 };
 
 struct tablewalk {

@@ -30,18 +30,38 @@ check_sum (uint64_t offset, uint64_t count, const unsigned char *data)
   return sum;
 }
 
-/* ---- Saving ---- */
+/* By what an image is known again: its magic and sizes, and the places of L1
+ * and of the end of the disk.
+ */
+#define IDENTITY_BYTES 32u
 
 static int
-write_file_header (struct undo_file *undo)
+read_identity (struct storage *image, unsigned char *identity)
+{
+  unsigned char header[FORMAT_HEADER_BYTES];
+  int r = image->ops->pread (image, header, sizeof header, 0);
+
+  memcpy (identity, header, FORMAT_AT_FEATURES);
+  memcpy (identity + FORMAT_AT_FEATURES, header + FORMAT_AT_L1,
+          IDENTITY_BYTES - FORMAT_AT_FEATURES);
+  return r;
+}
+
+/* ---- Saving ---- */
+
+#define AT_IDENTITY 24
+
+static int
+write_file_header (struct undo_file *undo, struct storage *image)
 {
   unsigned char header[UNDO_HEADER] = { 0 };
-  int r;
+  int r = read_identity (image, header + AT_IDENTITY);
 
   memcpy (header, magic, sizeof magic);
   format_put64 (header + 8, UNDO_VERSION);
   format_put64 (header + 16, undo->length);
-  r = file_write (undo->fd, header, sizeof header, 0);
+  if (r == 0)
+    r = file_write (undo->fd, header, sizeof header, 0);
   if (r == 0 && fsync (undo->fd) == -1)
     r = -errno;
   undo->end = sizeof header;
@@ -49,15 +69,17 @@ write_file_header (struct undo_file *undo)
 }
 
 int
-undo_file_create (struct undo_file *undo, const char *path, uint64_t length)
+undo_file_create (struct undo_file *undo, const char *path,
+                  struct storage *image)
 {
-  int r;
+  int r = image->ops->length (image, &undo->length);
 
-  undo->length = length;
+  if (r < 0)
+    return r;
   undo->fd = open (path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (undo->fd == -1)
     return -errno;
-  r = write_file_header (undo);
+  r = write_file_header (undo, image);
   if (r < 0) {
     undo_file_close (undo);
     unlink (path);
@@ -106,6 +128,7 @@ struct restore {
   int fd;
   uint64_t size;                /* of the undo file */
   uint64_t length;              /* of the image before */
+  unsigned char identity[IDENTITY_BYTES];
   unsigned char *buf;
 };
 
@@ -127,6 +150,7 @@ read_file_header (struct restore *restore)
   }
   restore->size = (uint64_t) end;
   restore->length = format_get64 (header + 16);
+  memcpy (restore->identity, header + AT_IDENTITY, IDENTITY_BYTES);
   return 0;
 }
 
@@ -209,6 +233,28 @@ put_back (struct restore *restore, const struct qed_progress *progress)
   return r;
 }
 
+/* What was saved of one image would destroy any other. */
+static int
+open_image (struct restore *restore)
+{
+  const struct qed_options *options = restore->options;
+  unsigned char identity[IDENTITY_BYTES];
+  int r = storage_file_open (options, &restore->storage);
+
+  if (r < 0)
+    return r;
+  if (restore->storage->read_only) {
+    log_error (&options->log, "%s: cannot be written to", options->path);
+    return -EROFS;
+  }
+  r = read_identity (restore->storage, identity);
+  if (r == 0 && memcmp (identity, restore->identity, IDENTITY_BYTES) == 0)
+    return 0;
+  log_error (&options->log, "%s: is not the image that %s was saved from: its "
+             "header differs", options->path, restore->path);
+  return -EINVAL;
+}
+
 int
 qed_undo (const char *path, const struct qed_options *options,
           const struct qed_progress *progress)
@@ -225,11 +271,7 @@ qed_undo (const char *path, const struct qed_options *options,
   else
     r = read_file_header (&restore);
   if (r == 0)
-    r = storage_file_open (options, &restore.storage);
-  if (r == 0 && restore.storage->read_only) {
-    log_error (&options->log, "%s: cannot be written to", options->path);
-    r = -EROFS;
-  }
+    r = open_image (&restore);
   if (r == 0)
     r = put_back (&restore, progress);
   if (restore.storage)

@@ -4,7 +4,7 @@
  * durably.
  *
  * The file: a header of UNDO_HEADER bytes (magic, version, length of the image
- * before), then records: offset, count, a check sum of both and of the data,
+ * before, the fields of its header that no repair changes), then records: offset, count, a check sum of both and of the data,
  * all little-endian u64, and the data.  A torn record at the end means that
  * the write that it was made for did not happen.  Putting back sets the length
  * and goes from the last record to the first, so that each byte ends with its
@@ -25,11 +25,11 @@ struct undo_file {
   uint64_t length;              /* of the image before */
 };
 
-/* Make a new file; -EEXIST.  Any thread, one at a time; negative errnos, no
- * message.
+/* Make a new file for an image; -EEXIST.  Any thread, one at a time; negative
+ * errnos, no message.
  */
 int undo_file_create (struct undo_file *undo, const char *path,
-                      uint64_t length);
+                      struct storage *image);
 int undo_file_add (struct undo_file *undo, uint64_t offset, uint64_t count,
                    const unsigned char *data);
 int undo_file_sync (struct undo_file *undo);

@@ -99,14 +99,21 @@ ctl_progress_start (struct ctl_progress *progress, const char *what)
   sigaction (SIGHUP, &action, NULL);
 }
 
+void
+ctl_progress_clear (struct ctl_progress *progress)
+{
+  if (progress->drawn)
+    fprintf (stderr, "\r%*s\r", (int) (bar_width () + BAR_OTHERS), "");
+  progress->drawn = false;
+}
+
 bool
 ctl_progress_end (struct ctl_progress *progress)
 {
   signal (SIGINT, SIG_DFL);
   signal (SIGTERM, SIG_DFL);
   signal (SIGHUP, SIG_DFL);
-  if (progress->drawn)
-    fprintf (stderr, "\r%*s\r", (int) (bar_width () + BAR_OTHERS), "");
+  ctl_progress_clear (progress);
   if (asked_to_stop)
     ctl_error ("%s: stopped by a signal", progress->what);
   return asked_to_stop;

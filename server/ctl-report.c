@@ -235,6 +235,12 @@ ctl_report_words (struct ctl_report *report, const char *key,
   add (report, key, array, label, text);
 }
 
+void
+ctl_report_json (struct ctl_report *report, const char *key, json_t *value)
+{
+  add (report, key, value, NULL, strdup (""));
+}
+
 /* ---- Printing ---------------------------------------------------------- */
 
 static bool
@@ -242,6 +248,15 @@ print_json (const struct ctl_report *report)
 {
   return json_dumpf (report->object, stdout, JSON_INDENT (4)) == 0 &&
     putchar ('\n') != EOF;
+}
+
+/* The members alone, and the end of the object. */
+static bool
+print_rest (const struct ctl_report *report)
+{
+  return json_dumpf (report->object, stdout,
+                     JSON_INDENT (4) | JSON_EMBED) == 0 &&
+    fputs ("}\n", stdout) != EOF;
 }
 
 static bool
@@ -261,27 +276,42 @@ print_lines (const struct ctl_report *report)
   return true;
 }
 
+static void
+free_report (struct ctl_report *report)
+{
+  size_t i;
+
+  if (report == NULL)
+    return;
+  for (i = 0; i < report->count; ++i)
+    free (report->lines[i].text);
+  free (report->lines);
+  json_decref (report->object);
+  free (report);
+}
+
+static bool
+print_report (struct ctl_report *report,
+              bool (*print) (const struct ctl_report *report))
+{
+  bool ok = report != NULL && !report->out_of_memory && print (report);
+
+  free_report (report);
+  if (ctl_end_output () != CTL_OK)
+    return false;
+  if (!ok)
+    ctl_error ("out of memory: the report is not complete");
+  return ok;
+}
+
 bool
 ctl_report_print (struct ctl_report *report, bool json)
 {
-  bool ok;
-  size_t i;
+  return print_report (report, json ? print_json : print_lines);
+}
 
-  ok = report != NULL && !report->out_of_memory;
-  if (!ok)
-    ctl_error ("out of memory: nothing can be reported");
-  else {
-    ok = json ? print_json (report) : print_lines (report);
-    ok = fflush (stdout) == 0 && ok;
-    if (!ok)
-      ctl_error ("cannot write to the standard output: %m");
-  }
-  if (report != NULL) {
-    for (i = 0; i < report->count; ++i)
-      free (report->lines[i].text);
-    free (report->lines);
-    json_decref (report->object);
-    free (report);
-  }
-  return ok;
+bool
+ctl_report_print_rest (struct ctl_report *report)
+{
+  return print_report (report, print_rest);
 }

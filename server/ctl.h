@@ -28,11 +28,14 @@ struct ctl_command {
   int (*run) (const struct ctl_command *command, int argc, char **argv);
 };
 
+extern const struct ctl_command ctl_check_command;
 extern const struct ctl_command ctl_create_command;
+extern const struct ctl_command ctl_explain_command;
 extern const struct ctl_command ctl_info_command;
 extern const struct ctl_command ctl_map_command;
 extern const struct ctl_command ctl_rebase_command;
 extern const struct ctl_command ctl_resize_command;
+extern const struct ctl_command ctl_undo_command;
 
 /* ---- Options ----------------------------------------------------------- */
 
@@ -76,6 +79,11 @@ bool ctl_parse_allow_backing (const char *text, struct qed_options *options);
 /* "qedctl: MESSAGE" in one line on stderr. */
 void ctl_error (const char *fmt, ...)
   __attribute__ ((format (printf, 1, 2)));
+
+/* Make a string that strangers made harmless: whatever is not printable text,
+ * and the backslash, becomes \xNN.  To be freed; NULL if memory runs out.
+ */
+char *ctl_escape (const char *s);
 
 /* Write out what was printed on stdout: the exit status, with a message if
  * that failed.
@@ -132,6 +140,9 @@ struct ctl_progress {
 
 void ctl_progress_start (struct ctl_progress *progress, const char *what);
 
+/* Remove the bar to make room for a line; it comes back by itself. */
+void ctl_progress_clear (struct ctl_progress *progress);
+
 /* Remove the bar.  True, with a message, if a signal asked for the end. */
 bool ctl_progress_end (struct ctl_progress *progress);
 
@@ -164,8 +175,18 @@ void ctl_report_bits (struct ctl_report *report, const char *key,
 void ctl_report_words (struct ctl_report *report, const char *key,
                        const char *label, const char *const *words);
 
+/* For JSON only; takes over 'value', which is a json_t. */
+struct json_t;
+void ctl_report_json (struct ctl_report *report, const char *key,
+                      struct json_t *value);
+
 /* Print on stdout and free.  False, with a message, if that failed. */
 bool ctl_report_print (struct ctl_report *report, bool json);
+
+/* The same for a JSON object whose first members, each with a comma behind
+ * it, were printed already.
+ */
+bool ctl_report_print_rest (struct ctl_report *report);
 
 /* The report of an image, for those who know or have just made it. */
 bool ctl_info_print (const char *path, const struct qed_info *info, bool json);

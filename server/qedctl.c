@@ -18,11 +18,14 @@
 #include "ctl.h"
 
 static const struct ctl_command *const commands[] = {
+  &ctl_check_command,
   &ctl_create_command,
+  &ctl_explain_command,
   &ctl_info_command,
   &ctl_map_command,
   &ctl_rebase_command,
   &ctl_resize_command,
+  &ctl_undo_command,
 };
 
 #define COMMANDS (sizeof commands / sizeof commands[0])

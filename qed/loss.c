@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* What a repair loses of the guest's: nothing but what wrong entries, tables
+ * without a valid one, and the missing part of cut tables describe.  And the
+ * rules by which a repair chooses what it does.
+ */
+
+#include <config.h>
+
+#include "repair.h"
+
+/* ---- What is what ---- */
+
+bool
+repair_is_wrong_entry (const struct look *look,
+                       const struct qed_problem *problem)
+{
+  const enum qed_problem_code code = problem->code;
+
+  (void) look;
+  return (code >= QED_PROBLEM_L1_PAST_END &&
+          code <= QED_PROBLEM_L1_INTO_HEADER) ||
+    (code >= QED_PROBLEM_L2_PAST_END && code <= QED_PROBLEM_ENTRY_INTO_TABLE);
+}
+
+/* A cluster of data is a table too: of the two, the table is the wrong one if
+ * no entry in it is valid.
+ */
+bool
+repair_is_no_table (const struct look *look,
+                    const struct qed_problem *problem)
+{
+  const struct walk_table *table;
+
+  if (problem->code != QED_PROBLEM_ENTRY_INTO_TABLE)
+    return false;
+  table = look_table_at (look, problem->value);
+  return table && table->valid == 0;
+}
+
+bool
+repair_is_of_table (const struct look *look,
+                    const struct qed_problem *problem)
+{
+  (void) look;
+  return problem->code >= QED_PROBLEM_TABLE_TRUNCATED &&
+    problem->code <= QED_PROBLEM_TABLE_SHARED;
+}
+
+const struct walk_table *
+repair_set_apart (const struct look *look, const struct qed_problem *problem)
+{
+  uint64_t l1_index =
+    (problem->where - look->image->geometry.l1_offset) / 8;
+  size_t low = 0, high = look->doubtful_count, middle;
+
+  while (low < high) {
+    middle = low + (high - low) / 2;
+    if (look->doubtful[middle].l1_index < l1_index)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low < look->doubtful_count && look->doubtful[low].l1_index == l1_index
+    ? &look->doubtful[low] : NULL;
+}
+
+/* ---- What is lost ---- */
+
+void
+loss_tell (const struct look *look, uint64_t guest, uint64_t bytes,
+           struct qed_check_result *result)
+{
+  if (bytes == 0 || look->losses_told)
+    return;
+  result->lost_bytes += bytes;
+  if (look->options->lost)
+    look->options->lost (look->options->opaque, guest, bytes);
+}
+
+void
+loss_of_table (const struct look *look, const struct walk_table *table,
+               struct qed_check_result *result)
+{
+  uint64_t guest, bytes;
+
+  if (table->wrong == 0)
+    return;
+  look_table_range (look, table->l1_index, 0, &guest, &bytes);
+  loss_tell (look, guest, bytes, result);
+}
+
+void
+loss_of_missing (const struct look *look, const struct walk_table *table,
+                 struct qed_check_result *result)
+{
+  uint64_t guest, bytes;
+
+  if (look->length - table->offset >= look->image->geometry.table_bytes)
+    return;
+  look_table_range (look, table->l1_index, (look->length - table->offset) / 8,
+                    &guest, &bytes);
+  loss_tell (look, guest, bytes, result);
+}
+
+void
+loss_of_entry (const struct look *look, const struct qed_problem *problem,
+               struct qed_check_result *result)
+{
+  const struct walk_table *table = look_table_at (look, problem->where);
+  size_t low = 0, high = table ? look->twin_count : 0, middle;
+  uint64_t guest, bytes, all;
+
+  loss_tell (look, problem->guest, problem->guest_bytes, result);
+  while (low < high) {
+    middle = low + (high - low) / 2;
+    if (look->twins[middle].offset < table->offset)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  for (; table && low < look->twin_count &&
+         look->twins[low].offset == table->offset; low++) {
+    look_table_range (look, look->twins[low].l1_index,
+                      (problem->where - table->offset) / 8, &guest, &all);
+    bytes = look->image->geometry.cluster_size;
+    loss_tell (look, guest, all < bytes ? all : bytes, result);
+  }
+}
+
+/* By the same rules as the mendings. */
+static void
+tell_loss (const struct look *look, const struct qed_problem *problem,
+           struct qed_check_result *result)
+{
+  const struct walk_table *table;
+
+  if (repair_is_no_table (look, problem))
+    loss_of_table (look, look_table_at (look, problem->value), result);
+  else if (repair_is_wrong_entry (look, problem))
+    loss_of_entry (look, problem, result);
+  else if (repair_is_of_table (look, problem) &&
+           (table = repair_set_apart (look, problem)) != NULL) {
+    if (table->valid == 0)
+      loss_of_table (look, table, result);
+    loss_of_missing (look, table, result);
+  }
+}
+
+/* The first look sees in which places an entry is wrong; a repair that drops
+ * it in one has dropped it in all.  Problems for which there was no room are
+ * told of when they are mended.
+ */
+void
+repair_tell_losses (struct look *look, struct qed_check_result *result)
+{
+  size_t i;
+
+  for (i = 0; i < look->count; i++)
+    tell_loss (look, &look->problems[i], result);
+  for (i = 0; i < look->suspect_count; i++)
+    loss_tell (look, look->suspects[i].guest, look->suspects[i].guest_bytes,
+               result);
+  look->losses_told = !look->more;
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Tables that overlap others, are shared or are cut: a copy of what is valid,
+ * for each L1 entry that needs one.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "repair.h"
+
+#define PIECE_BYTES (UINT64_C (1) << 20)
+
+/* Of a table that is copied: the valid entries. */
+struct filter {
+  const struct look *look;
+  struct qed_check_result *result;
+  const struct walk_table *table;
+};
+
+/* Whether an entry can't be right.  What the file has grown by since the look
+ * was not there to be named.
+ */
+static bool
+is_wrong_value (const struct filter *filter, uint64_t entry)
+{
+  const struct look *look = filter->look;
+  const struct format_geometry *g = &look->image->geometry;
+  enum format_entry class =
+    format_classify_l2 (g, entry, look->length);
+
+  if (class == FORMAT_UNALLOCATED || class == FORMAT_ZERO)
+    return false;
+  return class != FORMAT_ALLOCATED ||
+    entry - filter->table->offset < g->table_bytes ||
+    bitmap_test (&look->space->tables, entry >> g->cluster_bits);
+}
+
+/* n entries from 'first' on; what is left out is named. */
+static void
+filter_entries (const struct filter *filter, uint64_t first,
+                unsigned char *buf, size_t n)
+{
+  const struct format_geometry *g = &filter->look->image->geometry;
+  uint64_t guest, bytes;
+  size_t i;
+
+  for (i = 0; i < n; i++) {
+    if (!is_wrong_value (filter, format_get64 (buf + i * 8)))
+      continue;
+    format_put64 (buf + i * 8, 0);
+    look_table_range (filter->look, filter->table->l1_index, first + i,
+                      &guest, &bytes);
+    loss_tell (filter->look, guest, bytes < g->cluster_size ? bytes
+          : g->cluster_size, filter->result);
+  }
+}
+
+/* Copy what is valid of a table, as far as it is in the file. */
+static int
+copy_table (const struct filter *filter, uint64_t to)
+{
+  const struct look *look = filter->look;
+  struct storage *s = look->image->storage;
+  uint64_t bytes = look->image->geometry.table_bytes, done, n;
+  uint64_t from = filter->table->offset;
+  unsigned char *buf = malloc (PIECE_BYTES);
+  int r = buf ? 0 : -ENOMEM;
+
+  if (bytes > look->length - from)
+    bytes = (look->length - from) & ~UINT64_C (7);
+  for (done = 0; done < bytes && r == 0; done += n) {
+    n = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
+    r = s->ops->pread (s, buf, n, from + done);
+    if (r == 0)
+      filter_entries (filter, done / 8, buf, n / 8);
+    if (r == 0)
+      r = s->ops->pwrite (s, buf, n, to + done);
+  }
+  free (buf);
+  return r;
+}
+
+/* A table to be copied: of those set apart its entry in that list; of one that
+ * is shared this is a copy of the entry of the first.
+ */
+static struct walk_table
+table_of (const struct look *look, const struct qed_problem *problem)
+{
+  const struct walk_table *table = problem->code == QED_PROBLEM_TABLE_SHARED
+    ? look_table_at (look, problem->value) : repair_set_apart (look, problem);
+  struct walk_table copy = { .offset = problem->value, .valid = 1 };
+
+  if (table)
+    copy = *table;
+  copy.l1_index = (problem->where - look->image->geometry.l1_offset) / 8;
+  return copy;
+}
+
+/* Unlink a table in which nothing is valid; nothing that it names is lost if
+ * it is empty.
+ */
+static int
+drop_table (struct look *look, const struct qed_problem *problem,
+            const struct walk_table *table, struct qed_check_result *result)
+{
+  struct amendment a = amend_problem (look->image, problem, 0);
+  int r = repair_amend (look->image, &a);
+
+  if (r < 0)
+    return r;
+  repair_tell (look, problem, table->wrong ?
+               "unlinked: nothing in it is valid" :
+               "unlinked: it names nothing");
+  loss_of_table (look, table, result);
+  loss_of_missing (look, table, result);
+  return 0;
+}
+
+int
+repair_table (struct look *look, const struct qed_problem *problem,
+              struct qed_check_result *result)
+{
+  const struct format_geometry *g = &look->image->geometry;
+  const struct walk_table table = table_of (look, problem);
+  struct filter filter = { look, result, &table };
+  struct space_run run;
+  struct amendment a;
+  int r;
+
+  if (table.valid == 0)
+    return drop_table (look, problem, &table, result);
+  r = repair_reserve (look->image, true, &run);
+  if (r == 0)
+    r = copy_table (&filter, run.first << g->cluster_bits);
+  if (r < 0)
+    return r;
+  a = amend_problem (look->image, problem, run.first << g->cluster_bits);
+  r = repair_amend (look->image, &a);
+  if (r < 0)
+    return r;
+  repair_tell (look, problem, "what is valid was copied to a table of its "
+               "own");
+  loss_of_missing (look, &table, result);
+  return 0;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* qedctl check: what it tells.
+ *
+ * Problems and repairs are written as they come, as lines of text or as
+ * members of one JSON object, so that memory does not grow with what is
+ * found.  All of it from the main thread.
+ */
+
+#ifndef QED_CTL_CHECK_H
+#define QED_CTL_CHECK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "check.h"
+#include "ctl.h"
+
+/* ---- Ranges ------------------------------------------------------------ */
+
+/* At most so many are kept; of what goes beyond only the sum is known. */
+#define CTL_RANGES_MAX ((size_t) 1 << 16)
+
+struct ctl_range {
+  uint64_t start, bytes;
+};
+
+/* Ranges of the guest's disk. */
+struct ctl_ranges {
+  struct ctl_range *list;
+  size_t count, capacity;
+  bool incomplete;              /* some were not kept */
+};
+
+void ctl_ranges_add (struct ctl_ranges *ranges, uint64_t start,
+                     uint64_t bytes);
+
+/* Sort them, and join those that touch. */
+void ctl_ranges_join (struct ctl_ranges *ranges);
+
+/* After ctl_ranges_join. */
+uint64_t ctl_ranges_sum (const struct ctl_ranges *ranges);
+void ctl_ranges_free (struct ctl_ranges *ranges);
+
+/* ---- The report of a check --------------------------------------------- */
+
+enum check_section {
+  CHECK_NOTHING,                /* was written so far */
+  CHECK_PROBLEMS,
+  CHECK_REPAIRS,
+};
+
+struct check_report {
+  /* Filled in by the owner. */
+  const char *path;
+  bool json;
+  bool verbose;                 /* every problem gets its line of text */
+  const struct qed_check_options *check;
+  struct ctl_progress *progress;
+
+  /* The report's. */
+  char *name;                   /* the path, harmless */
+  enum check_section section;
+  bool comma;                   /* JSON: the array has members */
+  uint64_t problems[QED_PROBLEM_CODES];
+  uint64_t repairs[QED_PROBLEM_CODES];
+  struct ctl_ranges lost;
+};
+
+/* "corruption", as in JSON. */
+const char *check_severity_to_text (enum qed_severity severity);
+
+/* For struct qed_check_options; opaque is the report. */
+void check_report_found (void *opaque, const struct qed_problem *problem);
+void check_report_fixed (void *opaque, const struct qed_problem *problem,
+                         const char *action);
+void check_report_lost (void *opaque, uint64_t guest, uint64_t bytes);
+
+/* What is said before and after.  'result' is NULL if the check did not run
+ * to its end.  They return false, with a message, if memory runs out or
+ * something could not be written.
+ */
+bool check_report_begin (struct check_report *report);
+bool check_report_end (struct check_report *report,
+                       const struct qed_check_result *result);
+void check_report_free (struct check_report *report);
+
+#endif /* QED_CTL_CHECK_H */
