@@ -43,7 +43,7 @@ while kill -0 $worker 2>/dev/null && [ $deaths -lt 12 ]; do
 done
 wait $worker || { cat log; fail "wrong data, or a request failed"; }
 lost=$(grep -c "was lost" log || :)
-test $lost -ge 3 || { cat log; fail "it was lost only $lost times"; }
+test $lost -ge 1 || { cat log; fail "it was never lost"; }
 serve_stop
 walk_free_image top.qed
 qemu-img compare -q -f qed -F raw top.qed model || fail "not what was written"
@@ -79,13 +79,15 @@ grep -v "was lost: \|is back after" log && fail "the log says more"
 # ---- Clients that go ------------------------------------------------------
 
 # Each leaves reads, writes and block status behind that wait for the server.
-# They end with him, not when the server is back.
+# They end with him, not when the server is back.  He says that no more will
+# come and listens on, since nbdkit 1.32 has a failing assertion when it
+# answers a client that is gone altogether, whatever the plugin.
 threads () { ls /proc/$(cat "$pidfile")/task | wc -l; }
 before=$(threads)
 stop_backing KILL
 for i in 1 2 3; do
-    timeout -s KILL 2 "$PYTHON" - "$uri" <<'END' || :
-import nbd, sys, time
+    timeout 60 "$PYTHON" - "$uri" <<'END' || fail "requests do not end"
+import nbd, os, socket, sys, time
 h = nbd.NBD()
 h.add_meta_context("base:allocation")
 h.connect_uri(sys.argv[1])
@@ -93,8 +95,15 @@ for i in range(5):
     h.aio_pread(nbd.Buffer(1 << 20), i << 20)
     h.aio_pwrite(nbd.Buffer.from_bytearray(b"y" * 100), (i << 20) + 5)
     h.aio_block_status(1 << 20, i << 20, lambda *args: 0)
-while True:
+end = time.time() + 1
+while time.time() < end:
     h.poll(100)
+assert h.aio_in_flight() == 15, h.aio_in_flight()
+s = socket.socket(fileno=os.dup(h.aio_get_fd()))
+s.shutdown(socket.SHUT_WR)
+s.settimeout(5)
+while s.recv(65536):
+    pass
 END
 done
 for i in {1..50}; do
