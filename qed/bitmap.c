@@ -25,6 +25,7 @@ bitmap_destroy (struct bitmap *bitmap)
     free (bitmap->slabs[i]);
   free (bitmap->slabs);
   free (bitmap->slots);
+  free (bitmap->sorted);
   bitmap_init (bitmap);
 }
 
@@ -264,16 +265,71 @@ next_set_in_chunk (const struct bitmap_chunk *chunk, unsigned in)
   return in;
 }
 
+static int
+compare_indices (const void *a, const void *b)
+{
+  const uint64_t *p = a, *q = b;
+
+  return *p < *q ? -1 : *p > *q;
+}
+
+/* False if there is no memory. */
+static bool
+sort_chunks (struct bitmap *bitmap)
+{
+  uint64_t *sorted;
+  size_t i;
+
+  if (bitmap->sorted_count == bitmap->chunks)
+    return true;
+  sorted = realloc (bitmap->sorted, bitmap->chunks * sizeof *sorted);
+  if (sorted == NULL)
+    return false;
+  for (i = 0; i < bitmap->chunks; i++)
+    sorted[i] = chunk_number (bitmap, i)->index;
+  qsort (sorted, bitmap->chunks, sizeof *sorted, compare_indices);
+  bitmap->sorted = sorted;
+  bitmap->sorted_count = bitmap->chunks;
+  return true;
+}
+
+/* The first chunk that there is at or after an index, or UINT64_MAX: what is
+ * not there may be more than can be asked for one by one.
+ */
+static uint64_t
+next_index (struct bitmap *bitmap, uint64_t index)
+{
+  size_t low = 0, high, middle;
+
+  if (!sort_chunks (bitmap))
+    return index + 1;
+  high = bitmap->sorted_count;
+  while (low < high) {
+    middle = low + (high - low) / 2;
+    if (bitmap->sorted[middle] < index)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low < bitmap->sorted_count ? bitmap->sorted[low] : UINT64_MAX;
+}
+
 uint64_t
 bitmap_next_set (struct bitmap *bitmap, uint64_t from, uint64_t limit)
 {
   struct bitmap_chunk *chunk;
-  uint64_t in;
+  uint64_t in, index;
 
   while (from < limit) {
     chunk = find_chunk (bitmap, from / BITMAP_CHUNK_BITS);
-    in = chunk ? next_set_in_chunk (chunk, from % BITMAP_CHUNK_BITS)
-      : BITMAP_CHUNK_BITS;
+    if (chunk == NULL) {
+      index = next_index (bitmap, from / BITMAP_CHUNK_BITS);
+      if (index > (limit - 1) / BITMAP_CHUNK_BITS)
+        return limit;
+      from = index * BITMAP_CHUNK_BITS;
+      continue;
+    }
+    in = next_set_in_chunk (chunk, from % BITMAP_CHUNK_BITS);
     from = from - from % BITMAP_CHUNK_BITS + in;
     if (in < BITMAP_CHUNK_BITS)
       break;

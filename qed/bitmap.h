@@ -27,6 +27,9 @@ struct bitmap {
   size_t slot_count;            /* a power of 2, or 0 */
   struct bitmap_chunk *recent[BITMAP_RECENT];   /* found lately, by number */
   uint64_t count;               /* bits set */
+  uint64_t *sorted;             /* the indices of the first sorted_count
+                                 * chunks, ascending, for bitmap_next_set */
+  size_t sorted_count;
 };
 
 void bitmap_init (struct bitmap *bitmap);
