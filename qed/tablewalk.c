@@ -8,6 +8,8 @@
 #include "metadata.h"
 #include "tablewalk.h"
 
+#define SLICE_SECONDS .1        /* of a pause: a cancel is seen so soon */
+
 /* Reads one table from start to end, chunk by chunk. */
 struct walker {
   struct storage_io io;
@@ -18,6 +20,7 @@ struct walker {
   uint64_t fine_until;          /* up to here page by page, since a chunk
                                  * could not be read */
   struct loop_timer pause;      /* for the rate */
+  double until;                 /* then it goes on */
   unsigned char *buf;
 };
 
@@ -117,7 +120,7 @@ pause_seconds (struct tablewalk *walk, size_t bytes)
   if (walk->control == NULL)
     return 0;
   if (atomic_load (&walk->control->pause))
-    return .1;
+    return SLICE_SECONDS;
   rate = atomic_load (&walk->control->rate);
   if (rate == 0)
     return 0;
@@ -141,16 +144,29 @@ go_on (struct walker *walker)
 }
 
 static void
+sleep_slice (struct walker *walker)
+{
+  double left = walker->until - loop_now ();
+
+  loop_timer_start (walker->walk->loop, &walker->pause,
+                    left > 0 && left < SLICE_SECONDS ? left : SLICE_SECONDS);
+}
+
+static void
 pause_over (struct loop_timer *timer)
 {
   struct walker *walker = (struct walker *)
     ((char *) timer - offsetof (struct walker, pause));
-  double seconds = pause_seconds (walker->walk, 0);
+  struct tablewalk *walk = walker->walk;
+  const struct qed_check_control *control = walk->control;
+  int r = walk->job->error < 0 || is_cancelled (walk) ? -ECANCELED
+    : walk->may_go_on ? walk->may_go_on (walk) : 0;
 
-  if (is_cancelled (walker->walk))
-    job_io_end (walker->walk->job, -ECANCELED);
-  else if (atomic_load (&walker->walk->control->pause))
-    loop_timer_start (walker->walk->loop, timer, seconds);
+  if (r < 0)
+    job_io_end (walk->job, r);
+  else if (atomic_load (&control->pause) ||
+           (atomic_load (&control->rate) > 0 && walker->until > loop_now ()))
+    sleep_slice (walker);
   else
     go_on (walker);
 }
@@ -165,8 +181,10 @@ chunk_done (struct storage_io *io)
 
   if (r < 0)
     job_io_end (walk->job, r);
-  else if (seconds > 0)
-    loop_timer_start (walk->loop, &walker->pause, seconds);
+  else if (seconds > 0) {
+    walker->until = loop_now () + seconds;
+    sleep_slice (walker);
+  }
   else
     go_on (walker);
 }
