@@ -242,12 +242,13 @@ change_some (struct qed_image *image, struct qed_request *request)
   unsigned guard;
   int r = request_wait_scan (image, request, SCAN_READING_L2);
 
-  if (r == 0)
-    r = request_refused (image, request);
   if (r != 0)
     return r;
   guard = guard_enter (&image->guards);
-  if (request->cow)
+  r = request_refused (image, request); /* who refuses waits for the guards */
+  if (r != 0)
+    ;
+  else if (request->cow)
     r = cow_extent (image, request, at, NULL, request->op == QED_OP_WRITE
                     ? (char *) request->buf + request->done : NULL, &done);
   else if (request->op != QED_OP_WRITE)
