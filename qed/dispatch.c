@@ -271,6 +271,8 @@ dispatch (struct loop_task *task)
   }
   else if (take_list (image, &image->want_flush) || image->want_write_back)
     start_write_back (image);
+  else if (atomic_load (&image->recovering))
+    return;                     /* NEED_CHECK stays until all was read */
   else if (take_list (image, &image->want_make_clean))
     make_clean_now (image);
   else if (take_list (image, &image->want_header))

@@ -483,6 +483,11 @@ bool recover_weigh (struct recover *recover);
  */
 void recover_start (struct qed_image *image);
 
+/* The scan did not see everything: an image that was not closed cleanly stays
+ * marked.
+ */
+void recover_unknown (struct qed_image *image);
+
 /* The end of it, or it never comes to it. */
 void recover_end (struct qed_image *image);
 

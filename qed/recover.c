@@ -365,6 +365,14 @@ recover_done (struct job *job)
   image_job_done (image, NULL, error);
 }
 
+/* What was not read may be damaged. */
+void
+recover_unknown (struct qed_image *image)
+{
+  if (image->recover)
+    atomic_store (&image->damaged, true);
+}
+
 void
 recover_end (struct qed_image *image)
 {

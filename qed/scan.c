@@ -141,6 +141,8 @@ scan_done (struct job *job)
                reason (job->error));
     image_refuse (image, EROFS);
   }
+  if (job->error < 0)
+    recover_unknown (image);
   image->want_recover = image->recover && job->error == 0 &&
     recover_weigh (image->recover);
   image->scan = NULL;
@@ -185,6 +187,7 @@ scan_start (struct qed_image *image)
     log_error (&image->options.log, "%s: no memory for the opening scan: no "
                "writes are accepted", image->path);
     image_refuse (image, EROFS);
+    recover_unknown (image);
     recover_end (image);
     return;
   }
