@@ -147,6 +147,8 @@ crash_rate (const struct step *step)
 {
   bool exposed = disk_is_exposed (life.disk), *met;
 
+  if (step && step->crashes == 0)
+    return 1;
   if (step) {
     met = &life.met[step - steps][exposed];
     if (!*met) {
