@@ -279,6 +279,18 @@ read_name (struct qed_image *image, char **name)
   return r;
 }
 
+static int
+check_kind (const struct qed_image *image, const char *name)
+{
+  char error[FORMAT_ERROR_SIZE];
+  int r = format_check_backing_kind (name, error);
+
+  if (r < 0)
+    log_error (&image->options.log, "%s: the backing file %s: %s",
+               image->path, name, error);
+  return r;
+}
+
 /* A name in a stranger's file must not make a server connect to hosts that
  * only it can reach: a URI is allowed only where any file is.
  */
@@ -287,7 +299,6 @@ check_policy (const struct qed_image *image, const char *name)
 {
   const struct qed_log *log = &image->options.log;
   enum qed_backing_mode mode = image->options.backing;
-  char error[FORMAT_ERROR_SIZE];
   int r;
 
   if (mode == QED_BACKING_NONE) {
@@ -295,11 +306,9 @@ check_policy (const struct qed_image *image, const char *name)
                "allows no backing files", image->path, name);
     return -EPERM;
   }
-  r = format_check_backing_kind (name, error);
-  if (r < 0) {
-    log_error (log, "%s: the backing file %s: %s", image->path, name, error);
+  r = check_kind (image, name);
+  if (r < 0)
     return r;
-  }
   if (mode != QED_BACKING_ANY &&
       format_backing_kind (name) == FORMAT_BACKING_NBD) {
     log_error (log, "%s: the backing file %s is on an NBD server: allow that "
@@ -454,21 +463,17 @@ backing_open_name (struct qed_image *image, const char *name, bool raw,
                    struct backing **backing)
 {
   struct way way = { .raw = raw, .below = image->options.backing };
-  char *directory = NULL, *path = NULL, error[FORMAT_ERROR_SIZE];
-  int r = format_check_backing_kind (name, error);
+  char *directory = NULL, *path = NULL;
+  int r = check_kind (image, name);
 
   *backing = NULL;
-  if (r < 0) {
-    log_error (&image->options.log, "%s: the backing file %s: %s",
-               image->path, name, error);
+  if (r < 0)
     return r;
-  }
   if (format_backing_kind (name) == FORMAT_BACKING_NBD)
     return open_uri (image, name, backing);
   if (way.below == QED_BACKING_BELOW)
     way.below_directory = image->options.backing_directory;
-  if (r == 0)
-    r = resolve_new (image, name, &directory, &path);
+  r = resolve_new (image, name, &directory, &path);
   if (r == 0) {
     way.path = path;
     r = open_path (image, &way, backing);
@@ -484,8 +489,10 @@ backing_check_name (const struct qed_image *image, const char *name)
   const struct qed_log *log = &image->options.log;
   char *directory = NULL, *path = NULL;
   struct qed_file_id id;
-  int r = 0, found;
+  int r = check_kind (image, name), found;
 
+  if (r < 0)
+    return r;
   if (format_backing_kind (name) == FORMAT_BACKING_NBD) {
     log_warning (log, "%s: the backing file %s is on an NBD server: a server "
                  "opens it only with backing=any", image->path, name);

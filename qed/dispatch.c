@@ -166,20 +166,26 @@ image_close_wanted (struct qed_image *image)
   return wanted;
 }
 
+/* Of a chain, from this one on. */
 static bool
-scans_ended (const struct qed_image *image)
+backing_ended (struct backing *backing)
 {
-  for (; image; image = image_below (image))
-    if (image->scan || (image->backing && !backing_stop (image->backing)))
+  const struct qed_image *image;
+
+  while (backing && backing_stop (backing)) {
+    image = backing_image (backing);
+    if (image && image->scan)
       return false;
-  return true;
+    backing = image ? image->backing : NULL;
+  }
+  return backing == NULL;
 }
 
 static bool
 may_end (const struct qed_image *image)
 {
-  return !reclaim_active (image) && scans_ended (image) &&
-    scans_ended (image_below_new (image));
+  return !reclaim_active (image) && image->scan == NULL &&
+    backing_ended (image->backing) && backing_ended (image->new_backing);
 }
 
 static void

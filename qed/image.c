@@ -450,16 +450,18 @@ backing_stopped (void *opaque)
   image_kick (opaque);
 }
 
-/* Those of the whole chain. */
+/* Those of a whole chain, from this one on. */
 static int
-start_backing (struct qed_image *image)
+start_backing (struct qed_image *top, struct backing *backing)
 {
-  struct qed_image *below;
+  struct qed_image *image;
   int r = 0;
 
-  for (below = image; r == 0 && below; below = image_below (below))
-    if (below->backing)
-      r = backing_start (below->backing, image->loop, backing_stopped, image);
+  while (r == 0 && backing) {
+    r = backing_start (backing, top->loop, backing_stopped, top);
+    image = backing_image (backing);
+    backing = image ? image->backing : NULL;
+  }
   return r;
 }
 
@@ -476,7 +478,8 @@ qed_start (struct qed_image *image)
   if (r == 0)
     r = reclaim_init (image);
   if (r == 0)
-    r = start_backing (image);  /* last: it would have to be stopped */
+    r = start_backing (image, image->backing);  /* last: it would have to be
+                                                 * stopped */
   if (r < 0) {
     log_error (&image->options.log, "%s: cannot start the image's loop: %s",
                image->path, strerror (-r));
@@ -487,7 +490,11 @@ qed_start (struct qed_image *image)
   lend_loop (image, image_below (image));
   lend_loop (image, image_below_new (image));
   image_kick (image);
-  return 0;
+  r = start_backing (image, image->new_backing); /* qed_close stops both */
+  if (r < 0)
+    log_error (&image->options.log, "%s: cannot start the new backing file: "
+               "%s", image->path, strerror (-r));
+  return r;
 }
 
 /* ---- Closing ---- */

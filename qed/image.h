@@ -323,16 +323,20 @@ int request_own (struct qed_image *image, struct qed_request *request,
 int sync_run (int (*run) (struct qed_request *request, void *opaque),
               void *opaque);
 
-/* As plain calls: request_own, and those of a backing file; each tells of a
- * first part, *done bytes.
- */
+/* As a plain call: request_own. */
 int sync_own (struct qed_image *image, uint64_t at, uint64_t bytes,
               enum format_entry *class, uint64_t *done);
-int sync_backing_extent (struct backing *backing, uint64_t at,
-                         uint64_t bytes, enum qed_extent *kind,
-                         uint64_t *done);
 
-/* Read all of it. */
+/* As plain calls: request_extent, or that of a backing file, if there is one,
+ * piece by piece: what the request's range (QED_OP_EXTENTS) has at 'at',
+ * *done bytes.  With the request what a server tells of the rest of the range
+ * outlives a call; fetch_drop ends it.
+ */
+int sync_extent (struct qed_image *image, struct backing *backing,
+                 struct qed_request *request, uint64_t at,
+                 enum qed_extent *kind, uint64_t *done);
+
+/* As a plain call: backing_read, all of it. */
 int sync_backing_read (struct backing *backing, uint64_t at, uint64_t bytes,
                        void *buf);
 

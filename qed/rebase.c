@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fetch.h"
 #include "image.h"
 
 /* Compared, and copied, at a time: so much, or a cluster. */
@@ -31,6 +32,7 @@
 struct side {
   uint64_t end;
   bool zeros;                   /* it has nothing but zeros there */
+  struct qed_request request;   /* for sync_extent */
 };
 
 struct rebasing {
@@ -50,37 +52,43 @@ min (uint64_t a, uint64_t b)
 
 /* ---- What is there ---- */
 
+static void
+init_side (const struct rebasing *rb, struct side *side)
+{
+  qed_request_init (&side->request, QED_OP_EXTENTS, NULL,
+                    qed_size (rb->image), 0, 0);
+}
+
+/* 'backing' NULL: the image, and so what it is over. */
 static int
-look_old (struct rebasing *rb, uint64_t at)
+look (struct rebasing *rb, struct side *side, struct backing *backing,
+      uint64_t at)
 {
   enum qed_extent kind;
   uint64_t n;
   int r;
 
-  if (at < rb->old.end)
+  if (at < side->end)
     return 0;
-  r = qed_extent_sync (rb->image, at, rb->own_end - at, &kind, &n);
-  if (r == 0)
-    rb->old = (struct side) { at + n, kind != QED_EXTENT_DATA };
+  r = sync_extent (rb->image, backing, &side->request, at, &kind, &n);
+  if (r == 0) {
+    side->end = at + n;
+    side->zeros = kind != QED_EXTENT_DATA;
+  }
   return r;
 }
 
 static int
-look_new (struct rebasing *rb, uint64_t at)
+look_at_both (struct rebasing *rb, uint64_t at)
 {
-  uint64_t size = qed_size (rb->image), n;
-  enum qed_extent kind;
-  int r;
+  int r = look (rb, &rb->old, NULL, at);
 
-  if (at < rb->new.end)
-    return 0;
-  if (rb->new_backing == NULL) {
-    rb->new = (struct side) { size, true };
-    return 0;
-  }
-  r = sync_backing_extent (rb->new_backing, at, size - at, &kind, &n);
-  if (r == 0)
-    rb->new = (struct side) { at + n, kind != QED_EXTENT_DATA };
+  if (rb->old.end > rb->own_end)
+    rb->old.end = rb->own_end;
+  if (r == 0 && rb->new_backing)
+    return look (rb, &rb->new, rb->new_backing, at);
+  rb->new.end = qed_size (rb->image);
+  rb->new.zeros = true;
   return r;
 }
 
@@ -164,10 +172,8 @@ static int
 work_on_hole (struct rebasing *rb, uint64_t at, uint64_t *bytes)
 {
   uint64_t size = rb->image->geometry.cluster_size, end, zeros;
-  int r = look_old (rb, at);
+  int r = look_at_both (rb, at);
 
-  if (r == 0)
-    r = look_new (rb, at);
   if (r < 0)
     return r;
   end = min (rb->old.end, rb->new.end);
@@ -223,8 +229,12 @@ copy_differences (struct qed_image *image,
     rb.piece = image->geometry.cluster_size;
   rb.old_data = malloc (rb.piece);
   rb.new_data = malloc (rb.piece);
+  init_side (&rb, &rb.old);
+  init_side (&rb, &rb.new);
   if (rb.old_data && rb.new_data)
     r = work_on_image (&rb, progress);
+  fetch_drop (&rb.old.request);
+  fetch_drop (&rb.new.request);
   free (rb.old_data);
   free (rb.new_data);
   return r;
@@ -238,6 +248,12 @@ open_new (struct qed_image *image, const struct qed_rebase *rebase)
   const char *name = rebase->backing;
   int r;
 
+  if (name && rebase->format == QED_REBASE_QED &&
+      format_backing_kind (name) == FORMAT_BACKING_NBD) {
+    log_error (&image->options.log, "%s: the backing file %s is on an NBD "
+               "server, and what is there is always raw", image->path, name);
+    return -EINVAL;
+  }
   if (name == NULL || rebase->unsafe)
     return 0;
   r = backing_open_name (image, name, rebase->format == QED_REBASE_RAW,
@@ -264,6 +280,8 @@ static bool
 is_raw (const struct qed_image *image, const struct qed_rebase *rebase)
 {
   return rebase->format == QED_REBASE_RAW ||
+    (rebase->backing &&
+     format_backing_kind (rebase->backing) == FORMAT_BACKING_NBD) ||
     (image->new_backing && backing_image (image->new_backing) == NULL);
 }
 

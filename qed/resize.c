@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fetch.h"
 #include "image.h"
 #include "yield.h"
 
@@ -100,19 +101,22 @@ static int
 hide_backing (const struct resizing *rs, uint64_t at)
 {
   struct qed_image *image = rs->image;
+  struct qed_request request;
   uint64_t end = 0, n = 0;
   enum qed_extent kind;
   int r = 0;
 
   if (image->backing)
     end = min (rs->new, round_up (image, backing_size (image->backing)));
+  qed_request_init (&request, QED_OP_EXTENTS, NULL, end, 0, 0);
   for (; r == 0 && at < end; at += n) {
     r = qed_progress_tell (rs->progress, at - rs->old, end - rs->old);
     if (r == 0)
-      r = sync_backing_extent (image->backing, at, end - at, &kind, &n);
+      r = sync_extent (image, image->backing, &request, at, &kind, &n);
     if (r == 0)
       r = hide_extent (image, at, end, kind, &n);
   }
+  fetch_drop (&request);
   return r;
 }
 

@@ -385,6 +385,7 @@ nbd_start (struct storage *storage, struct loop *loop,
   if (r < 0) {
     nbd_link_destroy (&s->link);
     loop_timer_destroy (loop, &s->tick);
+    s->loop = NULL;
   }
   return r;
 }

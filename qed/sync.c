@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <pthread.h>
 
+#include "fetch.h"
 #include "image.h"
 
 struct caller {
@@ -67,9 +68,12 @@ sync_run (int (*run) (struct qed_request *request, void *opaque), void *opaque)
 {
   struct qed_request request;
   struct caller caller;
+  int r;
 
   qed_request_init (&request, QED_OP_READ, NULL, 0, 0, 0);
-  return wait_for (&request, &caller, run, opaque);
+  r = wait_for (&request, &caller, run, opaque);
+  fetch_drop (&request);
+  return r;
 }
 
 static int
@@ -149,22 +153,26 @@ sync_own (struct qed_image *image, uint64_t at, uint64_t bytes,
 }
 
 static int
-run_backing_extent (struct qed_request *request, void *opaque)
+run_extent (struct qed_request *request, void *opaque)
 {
   struct part *p = opaque;
 
-  return backing_extent (p->backing, request, p->at, p->bytes, p->kind,
-                         p->done);
+  return p->backing
+    ? backing_extent (p->backing, request, p->at, p->bytes, p->kind, p->done)
+    : request_extent (p->image, request, p->at, p->bytes, p->kind, p->done);
 }
 
 int
-sync_backing_extent (struct backing *backing, uint64_t at, uint64_t bytes,
-                     enum qed_extent *kind, uint64_t *done)
+sync_extent (struct qed_image *image, struct backing *backing,
+             struct qed_request *request, uint64_t at, enum qed_extent *kind,
+             uint64_t *done)
 {
-  struct part part = { .backing = backing, .at = at, .bytes = bytes,
+  struct part part = { .image = image, .backing = backing, .at = at,
+                       .bytes = request->offset + request->count - at,
                        .kind = kind, .done = done };
+  struct caller caller;
 
-  return sync_run (run_backing_extent, &part);
+  return wait_for (request, &caller, run_extent, &part);
 }
 
 static int

@@ -9,6 +9,7 @@
 set -e
 . ./functions.sh
 . "$srcdir/serve.sh"
+. "$srcdir/backing-server.sh"
 
 requires qemu-img --version
 requires qemu-io --version
@@ -197,6 +198,33 @@ cmp sub/top.qed i.qed
 qedctl rebase --allow-backing . --no-backing sub/top.qed
 qemu-img compare -q -f qed -F raw sub/top.qed other.raw || fail "sub/top.qed"
 
+# ---- NBD servers ----------------------------------------------------------
+
+make_overlay old.raw raw 4096
+start_nbdkit_backing file other.raw
+qedctl rebase --backing "$backing_uri" i.qed 2> err || {
+    cat err
+    fail "over an NBD server"
+}
+[ "$(wc -l < err)" = 1 ] && grep -q "is on an NBD server" err ||
+    fail "more, or less, than a warning: $(cat err)"
+over "$backing_uri" raw
+same
+refused "on an NBD server: allow that" --no-backing i.qed
+rebase --allow-backing any --backing mid.qed
+over mid.qed null
+same
+# From one export to another, with an image between.
+qedctl create seat.qed 6M --backing "$backing_uri"
+rebase --allow-backing any --backing seat.qed
+same
+qedctl rebase --allow-backing any --backing "$backing_uri" i.qed 2> err
+same
+rebase --allow-backing any --no-backing
+stop_backing TERM
+same
+rm -f seat.qed
+
 # ---- Quickly --------------------------------------------------------------
 
 truncate -s 10T sparse1.raw
@@ -237,7 +265,9 @@ qedctl rebase -u --backing gone.raw i.qed 2> err
 grep -q "gone.raw cannot be opened now (No such file" err || fail "no warning"
 over gone.raw null
 qedctl rebase -u --backing nbd://localhost/x i.qed 2> err || fail "a URI"
-over nbd://localhost/x null
+grep -q "is on an NBD server: a server opens it only with backing=any" err ||
+    fail "no warning"
+over nbd://localhost/x raw
 mv away.raw old.raw
 rebase -u --backing old.raw --backing-format raw
 same
@@ -336,7 +366,9 @@ refused "is not a QED image" --backing other.raw --backing-format qed i.qed
 qemu-img create -q -f qcow2 foreign 6M
 refused "is a qcow2 image" --backing foreign i.qed
 refused "neither a regular file" --backing . i.qed
-refused "not supported\|nothing else is supported" --backing json:x i.qed
+refused "nothing else is supported" --backing json:x i.qed
+refused "nothing else is supported" -u --backing json:x i.qed
+refused "always raw" -u --backing-format qed --backing nbd://localhost i.qed
 # It would back itself.
 refused "back itself" --backing i.qed i.qed
 refused "back itself" --backing ./sub/../i.qed i.qed

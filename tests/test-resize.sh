@@ -9,6 +9,7 @@
 set -e
 . ./functions.sh
 . "$srcdir/serve.sh"
+. "$srcdir/backing-server.sh"
 
 requires qemu-img --version
 requires qemu-io --version
@@ -212,6 +213,17 @@ qedctl create --force --backing base.raw --backing-format raw i.qed 700416
 cp base.raw model
 truncate -s 700416 model
 resize 700928
+
+# Over the export of a server.
+start_nbdkit_backing file base.raw
+rm -f i.qed
+qedctl create --backing "$backing_uri" i.qed 700416
+cp base.raw model
+truncate -s 700416 model
+refused "on an NBD server: allow that" i.qed 4M
+resize 700928 --allow-backing any
+resize 6000128 --allow-backing any
+stop_backing TERM
 
 # Which backing files may be opened.
 mkdir -p sub other
