@@ -25,6 +25,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "control-link.h"
 #include "directory.h"
 #include "exports.h"
 #include "message.h"
@@ -190,12 +191,15 @@ open_image (struct export *export)
     r = qed_start (export->image);
   if (r < 0)
     qed_close (export->image);
+  else
+    control_link_add (&export->id, export->path);
   return r;
 }
 
 static void
 close_image (struct export *export)
 {
+  control_link_remove (&export->id);
   if (qed_close (export->image) < 0)
     message_error ("%s: not everything could be written; the image stays "
                    "marked as in need of a check", export->path);
@@ -324,7 +328,10 @@ exports_start (void)
 {
   if (plugin_config.directory != NULL)
     return start_closer ();
-  return qed_start (exports->image) < 0 ? -1 : 0;
+  if (qed_start (exports->image) < 0)
+    return -1;
+  control_link_add (&exports->id, exports->path);
+  return 0;
 }
 
 void

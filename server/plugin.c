@@ -20,6 +20,8 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "control.h"
+#include "control-link.h"
 #include "exports.h"
 #include "message.h"
 #include "plugin.h"
@@ -62,14 +64,25 @@ plugin_load (void)
   plugin_config_load ();
 }
 
+/* What of it was started.  A client of the control socket gets an answer to
+ * what it asked before its images are closed.
+ */
+static void
+stop (void)
+{
+  plugin_quit_stop ();
+  control_stop ();
+  control_socket_stop ();
+  exports_close ();
+}
+
 /* .cleanup comes only after .after_fork: this is for an image that was opened
  * by a server that then failed to start.
  */
 static void
 plugin_unload (void)
 {
-  plugin_quit_stop ();
-  exports_close ();
+  stop ();
   plugin_config_unload ();
 }
 
@@ -95,13 +108,16 @@ plugin_get_ready (void)
   options->read_only = plugin_readonly ();
   options->log.fn = log_message;
   options->log.trace = qed_debug_trace != 0;
-  return exports_open ();
+  if (exports_open () == -1)
+    return -1;
+  return control_socket_bind ();
 }
 
 static int
 plugin_after_fork (void)
 {
-  if (exports_start () == -1)
+  control_links_start (plugin_config.control);
+  if (exports_start () == -1 || control_socket_start () == -1)
     return -1;
   return plugin_quit_start ();
 }
@@ -110,8 +126,7 @@ plugin_after_fork (void)
 static void
 plugin_cleanup (void)
 {
-  plugin_quit_stop ();
-  exports_close ();
+  stop ();
 }
 
 /* ---- Exports ----------------------------------------------------------- */

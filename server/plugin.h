@@ -17,6 +17,7 @@ struct plugin_config {
                                  * directory before it serves; NULL with dir= */
   const char *name;             /* the path's last component: the export */
   const char *directory;        /* dir=: absolute, without symlinks; or NULL */
+  const char *control;          /* the admin socket: absolute; or NULL */
 };
 
 /* Filled in while nbdkit reads its command line, constant afterwards. */
