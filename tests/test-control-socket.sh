@@ -90,6 +90,7 @@ ends 'control=.*/symlink: .*no socket' control=symlink
 "$abs_top_builddir/nbdkit" qed --help | grep -q '^control='
 
 serve disk.qed
+ask '{"command":"list"}' '.images | length == 1'
 test "$(stat --format='%a %u' ctl)" = "600 $(id -u)"
 test "$(readlink "$link")" = "$tmpdir/ctl"
 # Another server would take this one's place.
@@ -107,12 +108,13 @@ if [ -s log ]; then cat log; fail "it complains"; fi
 # A server that was killed leaves its socket and its link; the next one
 # replaces them.
 serve disk.qed
+ask '{"command":"list"}' '.images | length == 1'
 kill_nbdkit pid
 test -S ctl
 test -L "$link"
 serve disk.qed
 ask '{"command":"list"}' '.images | length == 1'
-# Whoever has replaced the file keeps it.
+# Whoever has replaced one of them keeps it.
 rm ctl
 echo precious >ctl
 ln -sfn elsewhere "$link"
