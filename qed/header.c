@@ -66,6 +66,8 @@ header_write_features (struct job *job, uint64_t set, uint64_t clear)
   unsigned char *field = image->sector + FORMAT_AT_FEATURES;
 
   image->header.features = (image->header.features | set) & ~clear;
+  atomic_store (&image->need_check,
+                (image->header.features & QED_F_NEED_CHECK) != 0);
   format_put64 (field, (format_get64 (field) | set) & ~clear);
   return submit_sector (job, STORAGE_WRITE);
 }

@@ -226,6 +226,7 @@ check_features (struct qed_image *image)
 {
   if (!(image->header.features & QED_F_NEED_CHECK))
     return 0;
+  atomic_store (&image->need_check, true);
   if (image->options.examine) {
     image->state = STATE_DIRTY;
     return 0;

@@ -95,6 +95,7 @@ struct qed_image {
   _Atomic bool failed;          /* a sync failed (O8) */
   _Atomic bool damaged;         /* damage was found */
   _Atomic bool recovering;      /* the repair at open has not ended */
+  _Atomic bool need_check;      /* the header says so, or is about to */
   _Atomic unsigned reports;     /* lines about failed requests so far */
 
   struct guards guards;

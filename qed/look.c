@@ -606,26 +606,29 @@ read_finely (struct look *look, unsigned char *buf, uint64_t at,
   }
 }
 
+/* Nobody who changes his mind has to wait longer. */
+#define PAUSE_SECONDS .1
+
 /* Keep to the rate, and wait while the check is paused. */
 static int
 pace (const struct look *look, uint64_t bytes)
 {
   const struct qed_check_control *control = look->options->control;
   uint64_t rate;
+  double left, slice;
 
   if (control == NULL)
     return 0;
-  do {
+  rate = atomic_load (&control->rate);
+  left = rate > 0 ? (double) bytes / (double) rate : 0;
+  while (left > 0 || atomic_load (&control->pause)) {
     if (atomic_load (&control->cancel))
       return -ECANCELED;
-    rate = atomic_load (&control->rate);
-    if (rate > 0 && bytes > 0)
-      sleep_seconds ((double) bytes / (double) rate);
-    else if (atomic_load (&control->pause))
-      sleep_seconds (.1);
-    bytes = 0;
-  } while (atomic_load (&control->pause));
-  return 0;
+    slice = left > 0 && left < PAUSE_SECONDS ? left : PAUSE_SECONDS;
+    sleep_seconds (slice);
+    left = atomic_load (&control->rate) == rate ? left - slice : 0;
+  }
+  return atomic_load (&control->cancel) ? -ECANCELED : 0;
 }
 
 /* What the guest's range begins with; entries that are wrong were named

@@ -173,13 +173,14 @@ choose_victim (struct page_set *set)
 
 /* With the set's lock held: from here on lookups miss. */
 static int
-claim_page (struct page_set *set, struct page *page, uint64_t key,
-            uint64_t offset)
+claim_page (struct metadata *md, struct page_set *set, struct page *page,
+            uint64_t key, uint64_t offset)
 {
   if (page->entries == NULL) {
     page->entries = calloc (PAGE_ENTRIES, sizeof *page->entries);
     if (page->entries == NULL)
       return -ENOMEM;
+    atomic_fetch_add_explicit (&md->page_count, 1, memory_order_relaxed);
   }
   if (page->state == PAGE_VALID)
     atomic_fetch_add_explicit (&page->seq, 1, memory_order_acq_rel);
@@ -263,7 +264,7 @@ metadata_load (struct metadata *md, uint64_t key, uint64_t offset,
     return r ? wait_for_load (md, key, request) : 0;
   }
   page = choose_victim (set);
-  r = page ? claim_page (set, page, key, offset) : -ENOBUFS;
+  r = page ? claim_page (md, set, page, key, offset) : -ENOBUFS;
   pthread_mutex_unlock (set_lock (md, n));
   if (r < 0)
     return r;

@@ -86,6 +86,7 @@ struct metadata {
   struct page_set *sets;
   size_t set_count;
   size_t page_limit;            /* pages at most */
+  _Atomic size_t page_count;    /* those that have memory */
   pthread_mutex_t locks[METADATA_LOCKS]; /* of the sets, striped */
 
   /* Called when the first page becomes dirty, with a set's lock held. */

@@ -164,6 +164,45 @@ bool qed_writable (const struct qed_image *image);
  */
 bool qed_scanned (const struct qed_image *image);
 
+/* ---- Status ------------------------------------------------------------ */
+
+enum qed_state {
+  QED_STATE_CLEAN,              /* NEED_CHECK is not set */
+  QED_STATE_DIRTY,              /* it is */
+  QED_STATE_DAMAGED,            /* damage was found */
+  QED_STATE_FAILED,             /* a sync failed: writes fail for good */
+};
+
+/* Whether changes are accepted, and if not, why. */
+enum qed_access {
+  QED_ACCESS_WRITABLE,
+  QED_ACCESS_READ_ONLY,         /* it was opened so */
+  QED_ACCESS_NO_PERMISSION,     /* the file can't be opened for writing */
+  QED_ACCESS_NEED_CHECK,        /* NEED_CHECK was set at open */
+  QED_ACCESS_DAMAGED,
+  QED_ACCESS_NOT_SCANNED,       /* not all tables could be read */
+  QED_ACCESS_FAILED,            /* reads go on */
+};
+
+/* How an image is just now.  What isn't known is UINT64_MAX. */
+struct qed_status {
+  enum qed_state state;
+  enum qed_access access;
+  bool need_check;              /* the header says so */
+  bool scanned;                 /* as qed_scanned says */
+  uint64_t size;                /* the guest's */
+  uint32_t cluster_size;
+  uint64_t file_size;           /* the length of the file */
+  uint64_t end_of_use;          /* where use ends in it */
+  uint64_t used_bytes;          /* of header, tables and data */
+  uint64_t freed_clusters;      /* freed, and not yet to be used again */
+  uint64_t dirty_pages;         /* of the tables, 4 KiB each: to be written */
+  uint64_t cached_pages, cached_pages_max;
+};
+
+/* From any thread, of an image that is open; takes locks only briefly. */
+void qed_status (struct qed_image *image, struct qed_status *status);
+
 /* ---- Requests ---------------------------------------------------------- */
 
 enum qed_op {

@@ -21,6 +21,7 @@ struct walker {
                                  * could not be read */
   struct loop_timer pause;      /* for the rate */
   double until;                 /* then it goes on */
+  uint64_t rate;                /* that this was reckoned with */
   unsigned char *buf;
 };
 
@@ -124,8 +125,9 @@ pause_seconds (struct tablewalk *walk, size_t bytes)
   rate = atomic_load (&walk->control->rate);
   if (rate == 0)
     return 0;
-  if (walk->due < now)
+  if (walk->due < now || walk->rate != rate)
     walk->due = now;
+  walk->rate = rate;
   walk->due += (double) bytes / (double) rate;
   return walk->due - now;
 }
@@ -165,7 +167,8 @@ pause_over (struct loop_timer *timer)
   if (r < 0)
     job_io_end (walk->job, r);
   else if (atomic_load (&control->pause) ||
-           (atomic_load (&control->rate) > 0 && walker->until > loop_now ()))
+           (atomic_load (&control->rate) == walker->rate &&
+            walker->until > loop_now ()))
     sleep_slice (walker);
   else
     go_on (walker);
@@ -183,6 +186,7 @@ chunk_done (struct storage_io *io)
     job_io_end (walk->job, r);
   else if (seconds > 0) {
     walker->until = loop_now () + seconds;
+    walker->rate = atomic_load (&walk->control->rate);
     sleep_slice (walker);
   }
   else

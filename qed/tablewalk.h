@@ -63,6 +63,7 @@ struct tablewalk {
   struct walk_table *tables;
   size_t count, next;           /* of the list; the next one to be read */
   double due;                   /* when the next read may begin */
+  uint64_t rate;                /* that this was reckoned with */
   struct walker *walkers;
 };
 

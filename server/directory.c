@@ -16,6 +16,7 @@
 #include <nbdkit-plugin.h>
 
 #include "directory.h"
+#include "message.h"
 
 #define SUFFIX ".qed"
 
@@ -78,18 +79,18 @@ directory_find (const char *directory, const char *name,
 
   name_copy_printable (printable, sizeof printable, name);
   if (!is_image_name (name))
-    nbdkit_error ("there is no export \"%s\": the exports are the files *.qed "
-                  "in %s", printable, directory);
+    message_error ("there is no export \"%s\": the exports are the files *.qed "
+                   "in %s", printable, directory);
   else if ((r = identify (directory, name, &path, id)) == -EXDEV)
-    nbdkit_error ("there is no export \"%s\": it is a symlink that leads out "
-                  "of %s", printable, directory);
+    message_error ("there is no export \"%s\": it is a symlink that leads out "
+                   "of %s", printable, directory);
   else if (r == -EINVAL)
-    nbdkit_error ("there is no export \"%s\": in %s it is neither a regular "
-                  "file nor a block device", printable, directory);
+    message_error ("there is no export \"%s\": in %s it is neither a regular "
+                   "file nor a block device", printable, directory);
   else if (r < 0) {
     errno = -r;
-    nbdkit_error ("there is no export \"%s\": cannot open it in %s: %m",
-                  printable, directory);
+    message_error ("there is no export \"%s\": cannot open it in %s: %m",
+                   printable, directory);
   }
   if (r < 0)
     nbdkit_set_error (ENOENT);
@@ -99,27 +100,32 @@ directory_find (const char *directory, const char *name,
 /* ---- Listing ----------------------------------------------------------- */
 
 static int
-add_name (struct directory_names *list, const char *name)
+add_name (struct directory_names *names, const char *name,
+          const struct qed_file_id *id)
 {
-  char **bigger;
+  struct directory_name *bigger, *last;
 
-  bigger = realloc (list->names, (list->count + 1) * sizeof *bigger);
+  bigger = realloc (names->list, (names->count + 1) * sizeof *bigger);
   if (bigger == NULL)
     return -1;
-  list->names = bigger;
-  list->names[list->count] = strdup (name);
-  return list->names[list->count++] != NULL ? 0 : -1;
+  names->list = bigger;
+  last = &names->list[names->count++];
+  last->name = strdup (name);
+  last->id = *id;
+  return last->name != NULL ? 0 : -1;
 }
 
 static int
 compare_names (const void *a, const void *b)
 {
-  return strcmp (*(char *const *) a, *(char *const *) b);
+  const struct directory_name *x = a, *y = b;
+
+  return strcmp (x->name, y->name);
 }
 
 int
 directory_read (const char *directory, size_t most,
-                struct directory_names *list)
+                struct directory_names *names)
 {
   DIR *dir = opendir (directory);
   struct qed_file_id id;
@@ -127,37 +133,37 @@ directory_read (const char *directory, size_t most,
   char *path;
   int r = -1;
 
-  *list = (struct directory_names) { NULL, 0 };
+  *names = (struct directory_names) { NULL, 0 };
   if (dir == NULL)
     goto out;
   for (;;) {
     errno = 0;
-    if (list->count == most || (entry = readdir (dir)) == NULL)
+    if (names->count == most || (entry = readdir (dir)) == NULL)
       break;
     if (!is_image_name (entry->d_name) ||
         identify (directory, entry->d_name, &path, &id) < 0)
       continue;
     free (path);
-    if (add_name (list, entry->d_name) == -1)
+    if (add_name (names, entry->d_name, &id) == -1)
       goto out;
   }
   if (errno == 0)
     r = 0;
-  if (list->count > 1)
-    qsort (list->names, list->count, sizeof *list->names, compare_names);
+  if (names->count > 1)
+    qsort (names->list, names->count, sizeof *names->list, compare_names);
 
  out:
   if (r == -1)
-    nbdkit_error ("%s: cannot read the directory: %m", directory);
+    message_error ("%s: cannot read the directory: %m", directory);
   if (dir != NULL)
     closedir (dir);
   return r;
 }
 
 void
-directory_names_free (struct directory_names *list)
+directory_names_free (struct directory_names *names)
 {
-  while (list->count > 0)
-    free (list->names[--list->count]);
-  free (list->names);
+  while (names->count > 0)
+    free (names->list[--names->count].name);
+  free (names->list);
 }

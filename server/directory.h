@@ -18,8 +18,13 @@
 char *directory_find (const char *directory, const char *name,
                       struct qed_file_id *id);
 
+struct directory_name {
+  char *name;
+  struct qed_file_id id;
+};
+
 struct directory_names {
-  char **names;
+  struct directory_name *list;
   size_t count;
 };
 
@@ -27,8 +32,8 @@ struct directory_names {
  * in any case.  Returns 0, or -1 with the reason logged.
  */
 int directory_read (const char *directory, size_t most,
-                    struct directory_names *list);
-void directory_names_free (struct directory_names *list);
+                    struct directory_names *names);
+void directory_names_free (struct directory_names *names);
 
 /* Copy what fits of a name that a client sent, for a message of one line. */
 void name_copy_printable (char *to, size_t size, const char *name);

@@ -13,22 +13,24 @@
  *     is a new one.
  * X2. An export that is opening or closing belongs to one thread, which works
  *     on it without the lock.  All others wait until it is open or gone.
- * X3. What is open is closed only when it has no clients.
+ * X3. What is open is closed only when it has neither clients nor pins.
  */
 
 #include <config.h>
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "control-link.h"
 #include "directory.h"
 #include "exports.h"
+#include "message.h"
 #include "plugin.h"
+#include "thread.h"
 
 /* So long an image stays open without clients: a tool of several connections
  * one after another finds it open, and a person need not wait for it.
@@ -38,19 +40,16 @@
 /* How long a client sleeps before it looks whether nbdkit ends. */
 #define WAIT_SLICE_NS 100000000
 
-/* nbdkit takes no longer lists. */
-#define LIST_MAX 10000
-
-enum export_state { EXPORT_OPENING, EXPORT_OPEN, EXPORT_CLOSING };
-
 struct export {
   struct export *next;
   char *path;
-  struct qed_file_id id;        /* not with file= */
+  struct qed_file_id id;
   enum export_state state;
   unsigned clients;
+  unsigned pins;
   struct timespec close_at;     /* if it is open and has no clients */
   struct qed_image *image;      /* if it is open or closing */
+  struct export_counters counters;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -73,6 +72,19 @@ const char *
 export_path (const struct export *export)
 {
   return export->path;
+}
+
+/* A path that was looked up by a name, or made absolute, has a slash. */
+const char *
+export_name (const struct export *export)
+{
+  return strrchr (export->path, '/') + 1;
+}
+
+struct export_counters *
+export_counters (struct export *export)
+{
+  return &export->counters;
 }
 
 static struct timespec
@@ -116,13 +128,15 @@ find_export (const struct qed_file_id *id)
 static struct export *
 add_export (char *path, const struct qed_file_id *id)
 {
-  struct export *export = calloc (1, sizeof *export);
+  struct export *export = aligned_alloc (EXPORT_COUNTERS_ALIGN,
+                                         sizeof *export);
 
   if (export == NULL) {
-    nbdkit_error ("%s: out of memory", path);
+    message_error ("%s: out of memory", path);
     free (path);
     return NULL;
   }
+  memset (export, 0, sizeof *export);
   export->path = path;
   export->id = *id;
   export->state = EXPORT_OPENING;
@@ -155,8 +169,8 @@ check_identity (const struct export *export)
 
   if (id.device == export->id.device && id.inode == export->id.inode)
     return 0;
-  nbdkit_error ("%s: another file has taken its place just now: connect again",
-                export->path);
+  message_error ("%s: another file has taken its place just now: connect again",
+                 export->path);
   return -ESTALE;
 }
 
@@ -177,15 +191,18 @@ open_image (struct export *export)
     r = qed_start (export->image);
   if (r < 0)
     qed_close (export->image);
+  else
+    control_link_add (&export->id, export->path);
   return r;
 }
 
 static void
 close_image (struct export *export)
 {
+  control_link_remove (&export->id);
   if (qed_close (export->image) < 0)
-    nbdkit_error ("%s: not everything could be written; the image stays "
-                  "marked as in need of a check", export->path);
+    message_error ("%s: not everything could be written; the image stays "
+                   "marked as in need of a check", export->path);
 }
 
 /* With the lock, which is let go meanwhile (X2). */
@@ -209,6 +226,7 @@ next_to_close (void)
 
   for (export = exports; export != NULL; export = export->next)
     if (export->state == EXPORT_OPEN && export->clients == 0 &&
+        export->pins == 0 &&
         (next == NULL || is_before (&export->close_at, &next->close_at)))
       next = export;
   return next;
@@ -242,23 +260,12 @@ closer_thread (void *arg)
   return NULL;
 }
 
-/* Signals are for nbdkit's own threads. */
 static int
 start_closer (void)
 {
-  sigset_t all, before;
-  int r;
-
   closer_ends = false;
-  sigfillset (&all);
-  pthread_sigmask (SIG_SETMASK, &all, &before);
-  r = pthread_create (&closer, NULL, closer_thread, NULL);
-  pthread_sigmask (SIG_SETMASK, &before, NULL);
-  if (r != 0) {
-    errno = r;
-    nbdkit_error ("cannot start a thread: %m");
+  if (thread_start (&closer, closer_thread, NULL) == -1)
     return -1;
-  }
   closer_runs = true;
   return 0;
 }
@@ -287,7 +294,7 @@ open_file (void)
   char *path = strdup (plugin_config.options.path);
 
   if (path == NULL) {
-    nbdkit_error ("out of memory");
+    message_error ("out of memory");
     return -1;
   }
   export = add_export (path, &no_id);
@@ -295,8 +302,10 @@ open_file (void)
     return -1;
   export->state = EXPORT_OPEN;
   export->clients = 0;
-  if (qed_open (&plugin_config.options, &export->image) == 0)
+  if (qed_open (&plugin_config.options, &export->image) == 0) {
+    export->id = qed_identify (export->image);
     return 0;
+  }
   remove_export (export);
   return -1;
 }
@@ -319,7 +328,10 @@ exports_start (void)
 {
   if (plugin_config.directory != NULL)
     return start_closer ();
-  return qed_start (exports->image) < 0 ? -1 : 0;
+  if (qed_start (exports->image) < 0)
+    return -1;
+  control_link_add (&exports->id, exports->path);
+  return 0;
 }
 
 void
@@ -332,56 +344,30 @@ exports_close (void)
   pthread_mutex_unlock (&lock);
 }
 
-/* ---- Names ------------------------------------------------------------- */
-
-int
-exports_list (struct nbdkit_exports *list)
-{
-  struct directory_names found;
-  size_t i;
-  int r;
-
-  if (plugin_config.directory == NULL)
-    return nbdkit_add_export (list, plugin_config.name, EXPORT_DESCRIPTION);
-  r = directory_read (plugin_config.directory, LIST_MAX, &found);
-  for (i = 0; r == 0 && i < found.count; ++i)
-    r = nbdkit_add_export (list, found.names[i], EXPORT_DESCRIPTION);
-  directory_names_free (&found);
-  return r;
-}
-
-const char *
-exports_default (void)
-{
-  struct directory_names found;
-  const char *name = NULL;
-
-  if (plugin_config.directory == NULL)
-    return plugin_config.name;
-  if (directory_read (plugin_config.directory, 2, &found) == 0 &&
-      found.count == 1)
-    name = nbdkit_strdup_intern (found.names[0]);
-  directory_names_free (&found);
-  return name;
-}
-
 /* ---- Clients ----------------------------------------------------------- */
 
 /* Names are strict: a client that asks for another disk must not get this
  * one.
  */
-static struct export *
-acquire_file (const char *name)
+static bool
+is_file_name (const char *name)
 {
   char printable[80];
 
-  if (name[0] != '\0' && strcmp (name, plugin_config.name) != 0) {
-    name_copy_printable (printable, sizeof printable, name);
-    nbdkit_error ("there is no export \"%s\"; use \"%s\" or \"\"",
-                  printable, plugin_config.name);
-    nbdkit_set_error (ENOENT);
+  if (name[0] == '\0' || strcmp (name, plugin_config.name) == 0)
+    return true;
+  name_copy_printable (printable, sizeof printable, name);
+  message_error ("there is no export \"%s\"; use \"%s\" or \"\"",
+                 printable, plugin_config.name);
+  nbdkit_set_error (ENOENT);
+  return false;
+}
+
+static struct export *
+acquire_file (const char *name)
+{
+  if (!is_file_name (name))
     return NULL;
-  }
   pthread_mutex_lock (&lock);
   exports->clients++;
   pthread_mutex_unlock (&lock);
@@ -471,4 +457,91 @@ export_release (struct export *export)
     pthread_cond_broadcast (&changed);
   }
   pthread_mutex_unlock (&lock);
+}
+
+/* ---- Holding an image without being a client --------------------------- */
+
+/* With the lock.  If it is open. */
+static struct export *
+pin (struct export *export)
+{
+  if (export == NULL || export->state != EXPORT_OPEN)
+    return NULL;
+  export->pins++;
+  return export;
+}
+
+static int
+pin_if_open (const char *name, struct export **export)
+{
+  struct qed_file_id id;
+  char *path = NULL;
+
+  if (plugin_config.directory == NULL) {
+    if (!is_file_name (name))
+      return -1;
+  }
+  else if ((path = directory_find (plugin_config.directory, name,
+                                   &id)) == NULL)
+    return -1;
+  pthread_mutex_lock (&lock);
+  *export = pin (path != NULL ? find_export (&id) : exports);
+  pthread_mutex_unlock (&lock);
+  free (path);
+  return 0;
+}
+
+int
+export_pin (const char *name, bool open, struct export **export)
+{
+  if (!open)
+    return pin_if_open (name, export);
+  *export = export_acquire (name);
+  if (*export == NULL)
+    return -1;
+  pthread_mutex_lock (&lock);
+  (*export)->pins++;
+  pthread_mutex_unlock (&lock);
+  export_release (*export);
+  return 0;
+}
+
+void
+export_unpin (struct export *export)
+{
+  pthread_mutex_lock (&lock);
+  if (--export->pins == 0)
+    pthread_cond_broadcast (&changed);
+  pthread_mutex_unlock (&lock);
+}
+
+size_t
+exports_pin_open (struct export **list, size_t max)
+{
+  struct export *export;
+  size_t n = 0;
+
+  pthread_mutex_lock (&lock);
+  for (export = exports; export != NULL && n < max; export = export->next)
+    if (pin (export) != NULL)
+      list[n++] = export;
+  pthread_mutex_unlock (&lock);
+  return n;
+}
+
+enum export_state
+export_state (const struct qed_file_id *id, unsigned *clients)
+{
+  enum export_state state = EXPORT_CLOSED;
+  const struct export *export;
+
+  *clients = 0;
+  pthread_mutex_lock (&lock);
+  export = find_export (id);
+  if (export != NULL) {
+    state = export->state;
+    *clients = export->clients;
+  }
+  pthread_mutex_unlock (&lock);
+  return state;
 }

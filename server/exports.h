@@ -37,10 +37,10 @@ int exports_start (void);
 void exports_close (void);
 
 /* For a client that asks for a list, or names none.  exports_default returns
- * NULL, without a message, if there is not just one.
+ * a name to be freed; NULL, without a message, if there is not just one.
  */
 int exports_list (struct nbdkit_exports *list);
-const char *exports_default (void);
+char *exports_default (void);
 
 /* A client comes and goes.  export_acquire may wait until another client's
  * open, or a close, is done.  On failure nbdkit's error is set.
@@ -48,8 +48,76 @@ const char *exports_default (void);
 struct export *export_acquire (const char *name);
 void export_release (struct export *export);
 
-/* For as long as it is acquired. */
+/* For as long as it is acquired, or pinned.  The name is one of those that
+ * clients use for it.
+ */
 struct qed_image *export_image (const struct export *export);
 const char *export_path (const struct export *export);
+const char *export_name (const struct export *export);
+
+/* ---- Counters ---------------------------------------------------------- */
+
+enum export_request {
+  EXPORT_READ,
+  EXPORT_WRITE,
+  EXPORT_FLUSH,
+  EXPORT_TRIM,
+  EXPORT_ZERO,
+  EXPORT_CACHE,
+  EXPORT_BLOCK_STATUS,
+};
+#define EXPORT_REQUESTS 7u
+
+/* What clients asked for since the image was opened.  Added to in relaxed
+ * order, on cache lines of their own.
+ */
+#define EXPORT_COUNTERS_ALIGN 64
+
+struct export_counters {
+  _Alignas (EXPORT_COUNTERS_ALIGN) _Atomic uint64_t requests[EXPORT_REQUESTS];
+  _Atomic uint64_t bytes[EXPORT_REQUESTS];
+  _Atomic uint64_t errors;
+};
+
+struct export_counters *export_counters (struct export *export);
+
+/* ---- For the admin door (any thread) ----------------------------------- */
+
+enum export_state {
+  EXPORT_OPENING,
+  EXPORT_OPEN,
+  EXPORT_CLOSING,
+  EXPORT_CLOSED,                /* not in use */
+};
+
+/* Hold an image so that it stays open, without being a client of it.  The
+ * name is one that clients may use.  If it isn't open, 'open' says whether to
+ * open it as for a client; else *export is NULL.  -1 if there is no such
+ * image or it can't be opened.
+ */
+int export_pin (const char *name, bool open, struct export **export);
+void export_unpin (struct export *export);
+
+/* Pin all that are open; returns how many. */
+size_t exports_pin_open (struct export **list, size_t max);
+
+enum export_state export_state (const struct qed_file_id *id,
+                                unsigned *clients);
+
+struct export_entry {
+  char *name;
+  struct qed_file_id id;
+  enum export_state state;
+  unsigned clients;
+};
+
+struct export_entries {
+  struct export_entry *list;
+  size_t count;
+};
+
+/* All that can be served, sorted by name.  To be ended in any case. */
+int exports_look (struct export_entries *entries);
+void exports_look_end (struct export_entries *entries);
 
 #endif /* SERVER_EXPORTS_H */

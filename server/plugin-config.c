@@ -30,6 +30,7 @@ struct plugin_config plugin_config;
 static char *absolute_path;     /* what options.path points at */
 static char *directory;         /* likewise */
 static char *backing_directory; /* likewise */
+static char *control_path;      /* what plugin_config.control points at */
 
 const char plugin_config_help[] =
   "[file=]<IMAGE>     (required, or dir) The QED image to serve.\n"
@@ -49,6 +50,9 @@ const char plugin_config_help[] =
   "clean-after=<SECONDS>\n"
   "                   Idle time after which the image is marked clean\n"
   "                   (default 5; 0: only when the server ends).\n"
+  "control=<SOCKET>   Make a Unix socket on which root and the server's own\n"
+  "                   user can look at the images, check and repair them while\n"
+  "                   they are served: qedctl status --control <SOCKET>.\n"
   "detect-zeroes=off|on\n"
   "                   Do not store clusters of zeros that a client writes.\n"
   "discard=unmap|ignore\n"
@@ -157,6 +161,16 @@ parse_switch (const char *key, const char *value, bool *on)
 }
 
 static int
+parse_control (const char *value)
+{
+  control_path = nbdkit_absolute_path (value);
+  if (control_path == NULL)
+    return -1;
+  plugin_config.control = control_path;
+  return 0;
+}
+
+static int
 parse_detect_zeroes (const char *value)
 {
   return parse_switch ("detect-zeroes", value,
@@ -234,6 +248,7 @@ static struct parameter {
   { "backing", parse_backing, "beside", false },
   { "check", parse_check, "auto", false },
   { "clean-after", parse_clean_after, "5", false },
+  { "control", parse_control, "/run/disk.control", false },
   { "detect-zeroes", parse_detect_zeroes, "off", false },
   { "dir", parse_dir, "/var/lib/disks", false },
   { "discard", parse_discard, "unmap", false },
@@ -265,6 +280,7 @@ plugin_config_unload (void)
   free (absolute_path);
   free (directory);
   free (backing_directory);
+  free (control_path);
 }
 
 int

@@ -43,6 +43,7 @@
 #include <nbdkit-plugin.h>
 
 #include "plugin.h"
+#include "thread.h"
 
 /* Until then nbdkit has left the clients that are at work. */
 #define GRACE_NS 300000000
@@ -220,20 +221,10 @@ take_signals (void)
 int
 plugin_quit_start (void)
 {
-  sigset_t all, before;
-  int r;
-
   each_socket (add_listener);
   sem_init (&wake, 0, 0);
-  sigfillset (&all);
-  pthread_sigmask (SIG_SETMASK, &all, &before);
-  r = pthread_create (&thread, NULL, quit_thread, NULL);
-  pthread_sigmask (SIG_SETMASK, &before, NULL);
-  if (r != 0) {
-    errno = r;
-    nbdkit_error ("cannot start a thread: %m");
+  if (thread_start (&thread, quit_thread, NULL) == -1)
     return -1;
-  }
   take_signals ();
   running = true;
   return 0;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Was nbdkit started with -r?
+/* Was nbdkit started with -r, and with -u?
  *
  * nbdkit tells a plugin only when a client connects, long after the image was
  * opened.  That is too late: a read-only server must neither take a writer's
  * lock (two of them may share an image, also with a running guest's snapshot
- * tool), nor fail for want of write permission, nor repair.  There is no call
+ * tool), nor fail for want of write permission, nor repair.  Likewise it
+ * becomes the user of -u only after what may fail was made.  There is no call
  * to ask, so we read our process's command line as nbdkit has read it: with
  * getopt_long and the same options, so that "-fr", "--reado" and "--run '-r'"
  * mean here what they mean there.
@@ -19,6 +20,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <pwd.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +44,7 @@ static const char short_options[] = "46D:e:fg:i:nop:P:rst:u:U:vV";
 static const struct option long_options[] = {
   { "read-only", no_argument, NULL, 'r' },
   { "readonly", no_argument, NULL, 'r' },
+  { "user", required_argument, NULL, 'u' },
   FLAG ("dump-config"), FLAG ("dump-plugin"), FLAG ("exit-with-parent"),
   FLAG ("foreground"), FLAG ("help"), FLAG ("ipv4-only"), FLAG ("ipv6-only"),
   FLAG ("long-options"), FLAG ("new-style"), FLAG ("newstyle"),
@@ -55,18 +58,21 @@ static const struct option long_options[] = {
   TAKES ("pid-file"), TAKES ("pidfile"), TAKES ("port"), TAKES ("run"),
   TAKES ("selinux-label"), TAKES ("threads"), TAKES ("tls"),
   TAKES ("tls-certificates"), TAKES ("tls-psk"), TAKES ("unix"),
-  TAKES ("user"),
   { NULL, 0, NULL, 0 }
 };
 
-/* Is there a -r among the options?  argv is permuted, as getopt does. */
-static bool
-find_readonly (int argc, char **argv)
+struct options {
+  bool readonly;
+  char *user;                   /* or NULL */
+};
+
+/* argv is permuted, as getopt does. */
+static void
+find_options (int argc, char **argv, struct options *found)
 {
   const int saved_optind = optind, saved_opterr = opterr;
   const int saved_optopt = optopt;
   char *const saved_optarg = optarg;
-  bool found = false;
   int c;
 
   optind = 0;                   /* starts getopt anew */
@@ -74,13 +80,14 @@ find_readonly (int argc, char **argv)
   while ((c = getopt_long (argc, argv, short_options, long_options,
                            NULL)) != -1)
     if (c == 'r')
-      found = true;
+      found->readonly = true;
+    else if (c == 'u')
+      found->user = optarg;
 
   optind = saved_optind;        /* they are nbdkit's, too */
   opterr = saved_opterr;
   optopt = saved_optopt;
   optarg = saved_optarg;
-  return found;
 }
 
 static void
@@ -129,20 +136,53 @@ read_strings (const char *path, char ***strings)
   return n;
 }
 
+static const char command_line[] = "/proc/self/cmdline";
+
 bool
 plugin_readonly (void)
 {
-  static const char path[] = "/proc/self/cmdline";
+  struct options found = { false, NULL };
   char **argv;
   int argc;
-  bool readonly;
 
-  argc = read_strings (path, &argv);
+  argc = read_strings (command_line, &argv);
   if (argc == -1) {
-    nbdkit_debug ("%s: %m: taken as if -r were not given", path);
+    nbdkit_debug ("%s: %m: taken as if -r were not given", command_line);
     return false;
   }
-  readonly = find_readonly (argc, argv);
+  find_options (argc, argv, &found);
   free_strings (argv, argc);
-  return readonly;
+  return found.readonly;
+}
+
+/* A name, or else a number, as nbdkit takes it. */
+static bool
+parse_user (const char *text, uid_t *user)
+{
+  const struct passwd *entry = getpwnam (text);
+  char *end;
+
+  if (entry != NULL) {
+    *user = entry->pw_uid;
+    return true;
+  }
+  *user = strtoul (text, &end, 10);
+  return text[0] != '\0' && *end == '\0';
+}
+
+bool
+plugin_user (uid_t *user)
+{
+  struct options found = { false, NULL };
+  char **argv;
+  bool given;
+  int argc;
+
+  argc = read_strings (command_line, &argv);
+  if (argc == -1)
+    return false;
+  find_options (argc, argv, &found);
+  given = found.user != NULL && parse_user (found.user, user);
+  free_strings (argv, argc);
+  return given;
 }

@@ -3,33 +3,30 @@
 /* The nbdkit plugin: nbdkit's callbacks on top of the engine.
  *
  * nbdkit calls the data callbacks on many threads, and each carries out its
- * request itself (qed_request_run).  A request that must wait sleeps in its
- * own thread, in slices, between which nbdkit is asked whether it still makes
- * sense to go on.
+ * request itself (plugin-request.c).
  */
 
 #include <config.h>
 
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <time.h>
+#include <stdlib.h>
 
 #include <ev.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "control.h"
+#include "control-link.h"
 #include "exports.h"
+#include "message.h"
 #include "plugin.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
-
-/* How long a request sleeps before it looks whether nbdkit ends. */
-#define WAIT_SLICE_NS 100000000
 
 #define MAXIMUM_REQUEST (UINT32_C (32) << 20)
 
@@ -49,7 +46,7 @@ log_message (void *opaque, enum qed_log_level level, const char *message)
   (void) opaque;
   switch (level) {
   case QED_LOG_ERROR:
-    nbdkit_error ("%s", message);
+    message_error ("%s", message);
     break;
   case QED_LOG_WARNING:
     nbdkit_error ("warning: %s", message);
@@ -67,14 +64,25 @@ plugin_load (void)
   plugin_config_load ();
 }
 
+/* What of it was started.  A client of the control socket gets an answer to
+ * what it asked before its images are closed.
+ */
+static void
+stop (void)
+{
+  plugin_quit_stop ();
+  control_stop ();
+  control_socket_stop ();
+  exports_close ();
+}
+
 /* .cleanup comes only after .after_fork: this is for an image that was opened
  * by a server that then failed to start.
  */
 static void
 plugin_unload (void)
 {
-  plugin_quit_stop ();
-  exports_close ();
+  stop ();
   plugin_config_unload ();
 }
 
@@ -100,13 +108,16 @@ plugin_get_ready (void)
   options->read_only = plugin_readonly ();
   options->log.fn = log_message;
   options->log.trace = qed_debug_trace != 0;
-  return exports_open ();
+  if (exports_open () == -1)
+    return -1;
+  return control_socket_bind ();
 }
 
 static int
 plugin_after_fork (void)
 {
-  if (exports_start () == -1)
+  control_links_start (plugin_config.control);
+  if (exports_start () == -1 || control_socket_start () == -1)
     return -1;
   return plugin_quit_start ();
 }
@@ -115,8 +126,7 @@ plugin_after_fork (void)
 static void
 plugin_cleanup (void)
 {
-  plugin_quit_stop ();
-  exports_close ();
+  stop ();
 }
 
 /* ---- Exports ----------------------------------------------------------- */
@@ -133,9 +143,31 @@ plugin_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 static const char *
 plugin_default_export (int readonly, int is_tls)
 {
+  char *name = exports_default ();
+  const char *copy = name != NULL ? nbdkit_strdup_intern (name) : NULL;
+
   (void) readonly;
   (void) is_tls;
-  return exports_default ();
+  free (name);
+  return copy;
+}
+
+/* The handle is the export.  An image that was not closed cleanly is repaired
+ * first, so that the client learns whether it may write.
+ */
+static void *
+plugin_open (int readonly)
+{
+  const char *name = nbdkit_export_name ();
+  struct export *export = name != NULL ? export_acquire (name) : NULL;
+
+  (void) readonly;              /* nbdkit itself keeps such a client from
+                                 * writing */
+  if (export != NULL && plugin_wait_ready (export) == -1) {
+    export_release (export);
+    export = NULL;
+  }
+  return export;
 }
 
 static void
@@ -215,192 +247,6 @@ plugin_can_cache (void *handle)
 
 /* ---- Data -------------------------------------------------------------- */
 
-/* Where a request's thread sleeps.  It lies on that thread's stack, and the
- * initialisers cost nothing but a few stores: most requests never wait.
- */
-struct sleeper {
-  pthread_mutex_t lock;
-  pthread_cond_t cond;
-  bool woken;
-};
-
-/* The engine's wake function: any thread, with locks of the engine held,
- * perhaps before qed_request_run has returned.
- *
- * The sleeper may be gone as soon as 'lock' is let go.  So the signal comes
- * before, and the owner takes the lock once after each wake-up.
- */
-static void
-wake_request (struct qed_request *request)
-{
-  struct sleeper *sleeper = request->opaque;
-
-  pthread_mutex_lock (&sleeper->lock);
-  sleeper->woken = true;
-  pthread_cond_signal (&sleeper->cond);
-  pthread_mutex_unlock (&sleeper->lock);
-}
-
-/* Sleep until woken, for one slice at most.  Returns whether it was. */
-static bool
-sleep_slice (struct sleeper *sleeper)
-{
-  struct timespec end;
-  bool woken;
-  int r = 0;
-
-  clock_gettime (CLOCK_MONOTONIC, &end);
-  end.tv_nsec += WAIT_SLICE_NS;
-  if (end.tv_nsec >= 1000000000) {
-    end.tv_nsec -= 1000000000;
-    end.tv_sec++;
-  }
-  pthread_mutex_lock (&sleeper->lock);
-  while (!sleeper->woken && r == 0)
-    r = pthread_cond_clockwait (&sleeper->cond, &sleeper->lock,
-                                CLOCK_MONOTONIC, &end);
-  woken = sleeper->woken;
-  sleeper->woken = false;
-  pthread_mutex_unlock (&sleeper->lock);
-  return woken;
-}
-
-/* Go on with a request that returned QED_WAIT, until it is complete, or given
- * up because the server quits or its client has gone; but a flush under way is
- * not given up.
- */
-static int
-run_waiting (struct qed_image *image, struct qed_request *request,
-             struct sleeper *sleeper)
-{
-  int r = QED_WAIT;
-
-  while (r == QED_WAIT) {
-    if (sleep_slice (sleeper))
-      r = qed_request_run (image, request);
-    else if (!qed_request_drains (request) &&
-             nbdkit_nanosleep (0, 1) == -1) {
-      r = errno != 0 ? -errno : -ESHUTDOWN;
-      qed_request_withdraw (image, request);
-    }
-  }
-  pthread_cond_destroy (&sleeper->cond);
-  pthread_mutex_destroy (&sleeper->lock);
-  return r;
-}
-
-static int
-run_request (struct qed_image *image, struct qed_request *request)
-{
-  struct sleeper sleeper = { .lock = PTHREAD_MUTEX_INITIALIZER,
-                             .cond = PTHREAD_COND_INITIALIZER };
-  int r;
-
-  request->wake = wake_request;
-  request->opaque = &sleeper;
-  r = qed_request_run (image, request);
-  return r == QED_WAIT ? run_waiting (image, request, &sleeper) : r;
-}
-
-/* The scan of a usual image takes less than this: a client that connects at
- * the very start should know whether damage keeps it from writing.
- */
-#define SCAN_WAIT_MS 100
-
-static void
-wait_for_scan (const struct qed_image *image)
-{
-  unsigned i;
-
-  for (i = 0; i < SCAN_WAIT_MS && !qed_scanned (image); i++)
-    if (nbdkit_nanosleep (0, 1000000) == -1)
-      return;
-}
-
-/* The handle is the export.  An image that was not closed cleanly is repaired
- * first, so that the client learns whether it may write.
- */
-static void *
-plugin_open (int readonly)
-{
-  const char *name = nbdkit_export_name ();
-  struct export *export = name != NULL ? export_acquire (name) : NULL;
-  struct qed_request request;
-  int r;
-
-  (void) readonly;              /* nbdkit itself keeps such a client from
-                                 * writing */
-  if (export == NULL)
-    return NULL;
-  qed_request_init (&request, QED_OP_READY, NULL, 0, 0, 0);
-  r = run_request (export_image (export), &request);
-  if (r < 0) {
-    nbdkit_error ("%s: the client gave up waiting for the repair",
-                  export_path (export));
-    export_release (export);
-    return NULL;
-  }
-  wait_for_scan (export_image (export));
-  return export;
-}
-
-static const char *
-op_to_text (enum qed_op op)
-{
-  switch (op) {
-  case QED_OP_READ: return "read";
-  case QED_OP_WRITE: return "write";
-  case QED_OP_FLUSH: return "flush";
-  case QED_OP_TRIM: return "trim";
-  case QED_OP_ZERO: return "zero";
-  case QED_OP_FORGET: return "forget";
-  case QED_OP_CACHE: return "cache";
-  case QED_OP_EXTENTS: return "block status";
-  case QED_OP_READY: return "open";
-  case QED_OP_CLEAN: return "clean";
-  case QED_OP_AMEND: return "repair";
-  }
-  return "request";
-}
-
-/* Tell the log and nbdkit of a negative errno.  When a request is given up
- * nbdkit_nanosleep has said why.
- */
-static void
-report_failure (const struct export *export,
-                const struct qed_request *request, int r)
-{
-  const char *path = export_path (export);
-
-  errno = -r;                   /* for %m */
-  if (r == -ESHUTDOWN)
-    nbdkit_debug ("%s: request given up: %m", path);
-  else if (r == -EOPNOTSUPP)
-    nbdkit_debug ("%s: a fast zero would be slow", path);
-  else if (request->op == QED_OP_FLUSH)
-    nbdkit_error ("%s: flush failed: %m", path);
-  else
-    nbdkit_error ("%s: %s of %" PRIu64 " bytes at 0x%" PRIx64 " failed: %m",
-                  path, op_to_text (request->op),
-                  request->count, request->offset);
-  nbdkit_set_error (-r);
-}
-
-/* Carry a request out.  Returns what nbdkit wants: 0, or -1 with its error
- * set and one line logged.
- */
-static int
-carry_out_request (struct export *export, struct qed_request *request)
-{
-  int r = run_request (export_image (export), request);
-
-  if (r < 0) {
-    report_failure (export, request, r);
-    return -1;
-  }
-  return 0;
-}
-
 static int
 carry_out (struct export *export, enum qed_op op, void *buf, uint32_t count,
            uint64_t offset, uint32_t flags)
@@ -409,7 +255,7 @@ carry_out (struct export *export, enum qed_op op, void *buf, uint32_t count,
 
   qed_request_init (&request, op, buf, count, offset,
                     flags & NBDKIT_FLAG_FUA ? QED_FUA : 0);
-  return carry_out_request (export, &request);
+  return plugin_carry_out (export, &request);
 }
 
 static int
@@ -453,7 +299,7 @@ plugin_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
   qed_request_init (&request, QED_OP_ZERO, NULL, count, offset,
                     (flags & NBDKIT_FLAG_FUA ? QED_FUA : 0) |
                     (flags & NBDKIT_FLAG_FAST_ZERO ? QED_FAST : 0));
-  return carry_out_request (handle, &request);
+  return plugin_carry_out (handle, &request);
 }
 
 static int
@@ -490,7 +336,7 @@ plugin_extents (void *handle, uint32_t count, uint64_t offset,
   qed_request_init (&r.request, QED_OP_EXTENTS, NULL, count, offset,
                     flags & NBDKIT_FLAG_REQ_ONE ? QED_REQ_ONE : 0);
   r.request.extent = add_extent;
-  return carry_out_request (handle, &r.request);
+  return plugin_carry_out (handle, &r.request);
 }
 
 /* What is not here is nbdkit's default: whether there is trim, zero and

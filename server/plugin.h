@@ -6,6 +6,7 @@
 #define SERVER_PLUGIN_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "qed.h"
 
@@ -16,6 +17,7 @@ struct plugin_config {
                                  * directory before it serves; NULL with dir= */
   const char *name;             /* the path's last component: the export */
   const char *directory;        /* dir=: absolute, without symlinks; or NULL */
+  const char *control;          /* the admin socket: absolute; or NULL */
 };
 
 /* Filled in while nbdkit reads its command line, constant afterwards. */
@@ -28,10 +30,27 @@ void plugin_config_unload (void);
 int plugin_config_parse (const char *key, const char *value);
 int plugin_config_complete (void);
 
+/* ---- plugin-request.c -------------------------------------------------- */
+
+struct export;
+
+/* For a client that connects: wait for the end of a repair at open, and, for
+ * a moment, of the opening scan.  -1 if the client or the server gave up.
+ */
+int plugin_wait_ready (struct export *export);
+
+/* Carry a request out.  Returns what nbdkit wants: 0, or -1 with its error
+ * set and one line logged.
+ */
+int plugin_carry_out (struct export *export, struct qed_request *request);
+
 /* ---- plugin-readonly.c ------------------------------------------------- */
 
-/* Whether nbdkit was started with -r.  To be called in .get_ready. */
+/* To be called in .get_ready: whether nbdkit was started with -r; whether it
+ * was with -u, and which user that is.
+ */
 bool plugin_readonly (void);
+bool plugin_user (uid_t *user);
 
 /* ---- plugin-quit.c ----------------------------------------------------- */
 

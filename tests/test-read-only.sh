@@ -44,6 +44,7 @@ for option in $(nbdkit --long-options | sed 's/^--//'); do
   fi
   case $option in
     read-only | readonly) line="\"$option\", no_argument, NULL, 'r'" ;;
+    user) line="\"user\", required_argument, NULL, 'u'" ;;
     *) line="$kind (\"$option\")" ;;
   esac
   grep -qF "$line" "$options" || fail "nbdkit's --$option is not known as $kind"

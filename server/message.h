@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Errors go to nbdkit's log.  Who carries out what a client of the admin door
+ * asked for wants the text as well.
+ */
+
+#ifndef SERVER_MESSAGE_H
+#define SERVER_MESSAGE_H
+
+#include <stddef.h>
+
+/* One line for the log.  Any thread. */
+void message_error (const char *fmt, ...)
+  __attribute__ ((format (printf, 1, 2)));
+
+/* From here on the first error of this thread is kept in 'text' too, which is
+ * empty until then; NULL ends it.
+ */
+void message_keep (char *text, size_t size);
+
+#endif /* SERVER_MESSAGE_H */

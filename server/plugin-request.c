@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* How a request is carried out: by the thread of nbdkit that brought it.  One
+ * that must wait sleeps in its own thread, in slices, between which nbdkit is
+ * asked whether it still makes sense to go on.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "exports.h"
+#include "plugin.h"
+
+/* How long a request sleeps before it looks whether nbdkit ends. */
+#define WAIT_SLICE_NS 100000000
+
+/* ---- Waiting ----------------------------------------------------------- */
+
+/* Where a request's thread sleeps.  It lies on that thread's stack, and the
+ * initialisers cost nothing but a few stores: most requests never wait.
+ */
+struct sleeper {
+  pthread_mutex_t lock;
+  pthread_cond_t cond;
+  bool woken;
+};
+
+/* The engine's wake function: any thread, with locks of the engine held,
+ * perhaps before qed_request_run has returned.
+ *
+ * The sleeper may be gone as soon as 'lock' is let go.  So the signal comes
+ * before, and the owner takes the lock once after each wake-up.
+ */
+static void
+wake_request (struct qed_request *request)
+{
+  struct sleeper *sleeper = request->opaque;
+
+  pthread_mutex_lock (&sleeper->lock);
+  sleeper->woken = true;
+  pthread_cond_signal (&sleeper->cond);
+  pthread_mutex_unlock (&sleeper->lock);
+}
+
+/* Sleep until woken, for one slice at most.  Returns whether it was. */
+static bool
+sleep_slice (struct sleeper *sleeper)
+{
+  struct timespec end;
+  bool woken;
+  int r = 0;
+
+  clock_gettime (CLOCK_MONOTONIC, &end);
+  end.tv_nsec += WAIT_SLICE_NS;
+  if (end.tv_nsec >= 1000000000) {
+    end.tv_nsec -= 1000000000;
+    end.tv_sec++;
+  }
+  pthread_mutex_lock (&sleeper->lock);
+  while (!sleeper->woken && r == 0)
+    r = pthread_cond_clockwait (&sleeper->cond, &sleeper->lock,
+                                CLOCK_MONOTONIC, &end);
+  woken = sleeper->woken;
+  sleeper->woken = false;
+  pthread_mutex_unlock (&sleeper->lock);
+  return woken;
+}
+
+/* Go on with a request that returned QED_WAIT, until it is complete, or given
+ * up because the server quits or its client has gone; but a flush under way is
+ * not given up.
+ */
+static int
+run_waiting (struct qed_image *image, struct qed_request *request,
+             struct sleeper *sleeper)
+{
+  int r = QED_WAIT;
+
+  while (r == QED_WAIT) {
+    if (sleep_slice (sleeper))
+      r = qed_request_run (image, request);
+    else if (!qed_request_drains (request) &&
+             nbdkit_nanosleep (0, 1) == -1) {
+      r = errno != 0 ? -errno : -ESHUTDOWN;
+      qed_request_withdraw (image, request);
+    }
+  }
+  pthread_cond_destroy (&sleeper->cond);
+  pthread_mutex_destroy (&sleeper->lock);
+  return r;
+}
+
+static int
+run_request (struct qed_image *image, struct qed_request *request)
+{
+  struct sleeper sleeper = { .lock = PTHREAD_MUTEX_INITIALIZER,
+                             .cond = PTHREAD_COND_INITIALIZER };
+  int r;
+
+  request->wake = wake_request;
+  request->opaque = &sleeper;
+  r = qed_request_run (image, request);
+  return r == QED_WAIT ? run_waiting (image, request, &sleeper) : r;
+}
+
+/* ---- The start of a connection ----------------------------------------- */
+
+/* The scan of a usual image takes less than this: a client that connects at
+ * the very start should know whether damage keeps it from writing.
+ */
+#define SCAN_WAIT_MS 100
+
+static void
+wait_for_scan (const struct qed_image *image)
+{
+  unsigned i;
+
+  for (i = 0; i < SCAN_WAIT_MS && !qed_scanned (image); i++)
+    if (nbdkit_nanosleep (0, 1000000) == -1)
+      return;
+}
+
+int
+plugin_wait_ready (struct export *export)
+{
+  struct qed_request request;
+  int r;
+
+  qed_request_init (&request, QED_OP_READY, NULL, 0, 0, 0);
+  r = run_request (export_image (export), &request);
+  if (r < 0) {
+    nbdkit_error ("%s: the client gave up waiting for the repair",
+                  export_path (export));
+    return -1;
+  }
+  wait_for_scan (export_image (export));
+  return 0;
+}
+
+/* ---- Requests ---------------------------------------------------------- */
+
+static const char *
+op_to_text (enum qed_op op)
+{
+  switch (op) {
+  case QED_OP_READ: return "read";
+  case QED_OP_WRITE: return "write";
+  case QED_OP_FLUSH: return "flush";
+  case QED_OP_TRIM: return "trim";
+  case QED_OP_ZERO: return "zero";
+  case QED_OP_FORGET: return "forget";
+  case QED_OP_CACHE: return "cache";
+  case QED_OP_EXTENTS: return "block status";
+  case QED_OP_READY: return "open";
+  case QED_OP_CLEAN: return "clean";
+  case QED_OP_AMEND: return "repair";
+  }
+  return "request";
+}
+
+/* Tell the log and nbdkit of a negative errno.  When a request is given up
+ * nbdkit_nanosleep has said why.
+ */
+static void
+report_failure (const struct export *export,
+                const struct qed_request *request, int r)
+{
+  const char *path = export_path (export);
+
+  errno = -r;                   /* for %m */
+  if (r == -ESHUTDOWN)
+    nbdkit_debug ("%s: request given up: %m", path);
+  else if (r == -EOPNOTSUPP)
+    nbdkit_debug ("%s: a fast zero would be slow", path);
+  else if (request->op == QED_OP_FLUSH)
+    nbdkit_error ("%s: flush failed: %m", path);
+  else
+    nbdkit_error ("%s: %s of %" PRIu64 " bytes at 0x%" PRIx64 " failed: %m",
+                  path, op_to_text (request->op),
+                  request->count, request->offset);
+  nbdkit_set_error (-r);
+}
+
+static enum export_request
+kind_of (const struct qed_request *request)
+{
+  switch (request->op) {
+  case QED_OP_WRITE:
+    return EXPORT_WRITE;
+  case QED_OP_FLUSH:
+    return EXPORT_FLUSH;
+  case QED_OP_TRIM:
+    return EXPORT_TRIM;
+  case QED_OP_ZERO:
+    return EXPORT_ZERO;
+  case QED_OP_CACHE:
+    return EXPORT_CACHE;
+  case QED_OP_EXTENTS:
+    return EXPORT_BLOCK_STATUS;
+  default:
+    return EXPORT_READ;
+  }
+}
+
+static void
+add (_Atomic uint64_t *counter, uint64_t n)
+{
+  atomic_fetch_add_explicit (counter, n, memory_order_relaxed);
+}
+
+int
+plugin_carry_out (struct export *export, struct qed_request *request)
+{
+  struct export_counters *counters = export_counters (export);
+  const enum export_request kind = kind_of (request);
+  int r = run_request (export_image (export), request);
+
+  add (&counters->requests[kind], 1);
+  add (&counters->bytes[kind], request->count);
+  if (r < 0) {
+    if (r != -EOPNOTSUPP)
+      add (&counters->errors, 1);
+    report_failure (export, request, r);
+    return -1;
+  }
+  return 0;
+}
