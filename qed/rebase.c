@@ -260,12 +260,6 @@ open_new (struct qed_image *image, const struct qed_rebase *rebase)
                          &image->new_backing);
   if (r < 0)
     return r;
-  if (backing_is_remote (image->new_backing)) {
-    log_error (&image->options.log, "%s: the content of %s, on an NBD server, "
-               "can't be compared: if it is what the disk should show, use "
-               "--unsafe", image->path, name);
-    return -ENOTSUP;
-  }
   if (rebase->format == QED_REBASE_QED &&
       backing_image (image->new_backing) == NULL) {
     log_error (&image->options.log, "%s: the backing file %s is not a QED "
