@@ -38,6 +38,7 @@ print_error (const char *message)
 {
   const char *p;
 
+  ctl_progress_hide ();
   fputs ("qedctl: ", stderr);
   for (p = message; *p; ++p)
     putc ((unsigned char) *p < 0x20 || *p == 0x7f ? '?' : *p, stderr);
