@@ -29,6 +29,7 @@ struct ctl_command {
 };
 
 extern const struct ctl_command ctl_check_command;
+extern const struct ctl_command ctl_commit_command;
 extern const struct ctl_command ctl_create_command;
 extern const struct ctl_command ctl_explain_command;
 extern const struct ctl_command ctl_info_command;

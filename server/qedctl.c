@@ -19,6 +19,7 @@
 
 static const struct ctl_command *const commands[] = {
   &ctl_check_command,
+  &ctl_commit_command,
   &ctl_create_command,
   &ctl_explain_command,
   &ctl_info_command,
