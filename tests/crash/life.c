@@ -282,6 +282,7 @@ run_session (void)
   life.before = disk_kill (life.disk);
   life.reference_count = 0;
   note_clean_moment ();
+  life.promise.backing = life.references[0].backing;
   memset (&life.reshape, 0, sizeof life.reshape);
   if (!(life.references[0].features & WALK_NEED_CHECK)) /* it has to be clean */
     reshape_draw (&life.reshape, &life.shape, life.often, &life.promise,
