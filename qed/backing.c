@@ -87,31 +87,40 @@ resolve_name (const char *directory, const char *name)
 
 /* ---- Opening a file under the policy ---- */
 
-/* Its type is known before it is opened: opening alone may do something (a
- * watchdog).
- */
+/* Say why; -EPERM if the policy forbids it. */
 static int
-open_file (const struct qed_image *image, const char *path,
-           const char *directory)
+cannot_open (const struct qed_image *image, const char *path,
+             const char *directory, int error)
 {
   const struct qed_log *log = &image->options.log;
-  struct qed_file_id id;
-  int fd = qed_file_identify (path, directory, &id);
 
-  if (fd == 0)
-    fd = file_open_beneath (path, directory, O_RDONLY);
-  if (fd == -EINVAL)
+  if (error == -EINVAL)
     log_error (log, "%s: the backing file %s is neither a regular file nor a "
                "block device", image->path, path);
-  else if (fd == -EXDEV)
+  else if (error == -EXDEV)
     log_error (log, "%s: the backing file %s is not inside %s: move it there, "
                "or allow it (backing=DIRECTORY or any; with qedctl, "
                "--allow-backing)",
                image->path, path, directory ? directory : "/");
-  else if (fd < 0)
+  else
     log_error (log, "%s: cannot open the backing file %s: %s", image->path,
-               path, strerror (-fd));
-  return fd == -EXDEV ? -EPERM : fd;
+               path, strerror (-error));
+  return error == -EXDEV ? -EPERM : error;
+}
+
+/* Its type is known before it is opened: opening alone may do something (a
+ * watchdog).  'flags' are O_RDONLY or O_PATH.
+ */
+static int
+open_file (const struct qed_image *image, const char *path,
+           const char *directory, int flags)
+{
+  struct qed_file_id id;
+  int fd = qed_file_identify (path, directory, &id);
+
+  if (fd == 0)
+    fd = file_open_beneath (path, directory, flags);
+  return fd < 0 ? cannot_open (image, path, directory, fd) : fd;
 }
 
 static int
@@ -213,32 +222,44 @@ open_qed (struct qed_image *image, struct storage *storage,
   return r;
 }
 
-/* 'storage' becomes the backing file's, also on failure. */
+/* Whether it is QED, or raw; anything else is refused. */
 static int
-open_format (struct qed_image *image, struct storage *storage,
-             const struct way *way, struct backing *backing)
+recognise (const struct qed_image *image, struct storage *storage,
+           const char *path, bool raw, bool *is_qed)
 {
   unsigned char buf[FORMAT_SECTOR];
   enum backing_format format = BACKING_RAW;
   const char *name = NULL;
   int r = 0;
 
-  if (!way->raw) {
+  if (!raw) {
     r = storage->ops->pread (storage, buf, sizeof buf, 0);
     if (r == 0)
       format = probe (buf, &name);
   }
-  if (r == 0 && format == BACKING_QED)
-    return open_qed (image, storage, way, backing);
-  if (r == 0 && format == BACKING_FOREIGN) {
+  *is_qed = format == BACKING_QED;
+  if (format == BACKING_FOREIGN) {
     log_error (&image->options.log, "%s: the backing file %s is a %s image: "
                "only raw and QED are supported; convert it (qemu-img convert)",
-               image->path, way->path, name);
+               image->path, path, name);
     r = -ENOTSUP;
   }
   else if (r < 0)
     log_error (&image->options.log, "%s: cannot read the backing file %s: %s",
-               image->path, way->path, strerror (-r));
+               image->path, path, strerror (-r));
+  return r;
+}
+
+/* 'storage' becomes the backing file's, also on failure. */
+static int
+open_format (struct qed_image *image, struct storage *storage,
+             const struct way *way, struct backing *backing)
+{
+  bool is_qed;
+  int r = recognise (image, storage, way->path, way->raw, &is_qed);
+
+  if (r == 0 && is_qed)
+    return open_qed (image, storage, way, backing);
   if (r == 0)
     r = storage->ops->length (storage, &backing->size);
   if (r < 0) {
@@ -393,7 +414,7 @@ open_path (struct qed_image *image, const struct way *way,
 
   if (r < 0)
     return r;
-  r = fd = open_file (image, way->path, way->directory);
+  r = fd = open_file (image, way->path, way->directory, O_RDONLY);
   if (fd >= 0) {
     r = check_loop (image, fd, way->path);
     if (r < 0)
@@ -519,6 +540,62 @@ backing_check_name (const struct qed_image *image, const char *name)
   free (path);
   return r;
 }
+
+/* ---- For who opens it himself ---- */
+
+static int
+check_place (const struct qed_image *image, const char *path,
+             const char *directory)
+{
+  int fd = open_file (image, path, directory, O_PATH), r;
+
+  if (fd < 0)
+    return fd;
+  r = check_loop (image, fd, path);
+  close (fd);
+  return r;
+}
+
+int
+backing_find (struct qed_image *image, char **path, const char **beneath)
+{
+  char *name;
+  int r = read_name (image, &name);
+
+  *path = NULL;
+  if (r < 0)
+    return r;
+  if (format_backing_kind (name) != FORMAT_BACKING_FILE) {
+    log_error (&image->options.log, "%s: the backing file %s is not a local "
+               "file: it is not possible to commit into that: do it on the "
+               "host where the file lies", image->path, name);
+    r = -ENOTSUP;
+  }
+  if (r == 0)
+    r = check_policy (image, name);
+  if (r == 0)
+    r = find_path (image, name, path);
+  *beneath = image->options.backing == QED_BACKING_ANY
+    ? NULL : image->options.backing_directory;
+  if (r == 0)
+    r = check_place (image, *path, *beneath);
+  free (name);
+  if (r < 0) {
+    free (*path);
+    *path = NULL;
+  }
+  return r;
+}
+
+int
+backing_recognise (const struct qed_image *image, struct storage *storage,
+                   const char *path, bool *is_qed)
+{
+  return recognise (image, storage, path, image->header.features &
+                    QED_F_BACKING_FORMAT_NO_PROBE, is_qed);
+}
+
+/* ---- Life ---- */
 
 int
 backing_start (struct backing *backing, struct loop *loop,

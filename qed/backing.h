@@ -3,12 +3,12 @@
 /* The backing chain: what unallocated clusters read as, and the policy about
  * which files may be opened for it.
  *
- * A backing file is raw or QED, never written, and locked as a reader.  Its
- * name stands in a file that a stranger may have made, so by default it must
- * lie inside the image's own directory; symlinks and ".." don't lead out of
- * it.  It may also be the URI of an NBD server's export, which is always raw,
- * has no locks, and is allowed only where any file is.  Offsets and sizes are
- * the guest's bytes.
+ * A backing file is raw or QED, only read (but see target.h), and locked as a
+ * reader.  Its name stands in a file that a stranger may have made, so by
+ * default it must lie inside the image's own directory; symlinks and ".."
+ * don't lead out of it.  It may also be the URI of an NBD server's export,
+ * which is always raw, has no locks, and is allowed only where any file is.
+ * Offsets and sizes are the guest's bytes.
  */
 
 #ifndef QED_BACKING_H
@@ -24,6 +24,7 @@
 
 struct backing;
 struct loop;
+struct storage;
 
 /* Open what the image's header names, with plain calls; the message says what
  * is wrong and which parameter would allow it.
@@ -53,6 +54,16 @@ int backing_open_name (struct qed_image *image, const char *name, bool raw,
  * open; -ELOOP, with a message, if it is the image itself.
  */
 int backing_check_name (const struct qed_image *image, const char *name);
+
+/* For who opens the backing file by himself, to write to it: the local file
+ * that the header names.  *path is the caller's, *beneath (or NULL) the
+ * image's; opened beneath that, the path can't leave what the policy allows.
+ */
+int backing_find (struct qed_image *image, char **path, const char **beneath);
+
+/* Whether that file is a QED image, or raw; what is neither is refused. */
+int backing_recognise (const struct qed_image *image, struct storage *storage,
+                       const char *path, bool *is_qed);
 
 uint64_t backing_size (const struct backing *backing);
 const char *backing_path (const struct backing *backing); /* or its URI */

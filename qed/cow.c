@@ -338,14 +338,13 @@ cow_extent (struct qed_image *image, struct qed_request *request,
   if (r != 0)
     return r;
   r = write_in_gate (image, request, at, data);
+  /* While the gate is held no one cuts the file to what is in use. */
+  if (r < 0 || r == COW_LOST)
+    cow_abort (image, request);
   change_end (image);
   if (r == 0) {
     *done = request->cow->bytes;
     end (image, request);
   }
-  else if (r == COW_LOST) {
-    cow_abort (image, request);
-    r = REQUEST_AGAIN;
-  }
-  return r;
+  return r == COW_LOST ? REQUEST_AGAIN : r;
 }

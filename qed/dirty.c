@@ -78,6 +78,8 @@ dirty_mark (struct qed_image *image)
 
 static int close_gate (struct job *job);
 static int reclaim (struct job *job);
+static int drop_tables (struct job *job);
+static int sync_dropped (struct job *job);
 static int cut_tail (struct job *job);
 static int clear_need_check (struct job *job);
 
@@ -85,6 +87,8 @@ static const struct job_step make_clean_steps[] = {
   { "close-gate",       close_gate },   /* wait for changes under way */
   { "write-back",       flush_step },   /* ends with a sync */
   { "reclaim",          reclaim },      /* what was freed is free */
+  { "drop-tables",      drop_tables },  /* none of them names anything */
+  { "sync-dropped",     sync_dropped }, /* before they are cut off */
   { "cut-tail",         cut_tail },     /* the file ends where its use ends */
   { "read-header",      header_read },
   { "clear-need-check", clear_need_check },
@@ -108,6 +112,55 @@ reclaim (struct job *job)
 {
   reclaim_wait (image_of (job), job);
   return JOB_WAIT;
+}
+
+/* As none of them names anything, a crash while they go leaks their clusters
+ * at most.
+ */
+static bool
+may_drop_tables (const struct qed_image *image)
+{
+  return image->closing && image->drop_tables &&
+    !atomic_load (&image->damaged);
+}
+
+static void
+tables_dropped (struct storage_io *io)
+{
+  struct job *job = io->opaque;
+  struct qed_image *image = image_of (job);
+  struct space *space = &image->space;
+
+  /* Else nothing counts as free, and nothing is cut. */
+  if (io->error == 0 &&
+      space_reset (space, &image->geometry, image->storage,
+                   atomic_load (&space->length_bytes)) == 0)
+    space_complete (space);
+  job_io_end (job, io->error);
+}
+
+static int
+drop_tables (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+  struct storage_io *io = &image->header_io;
+
+  if (!may_drop_tables (image))
+    return JOB_NEXT;
+  io->op = STORAGE_ZERO;
+  io->offset = image->geometry.l1_offset;
+  io->limit = image->geometry.table_bytes;
+  io->done = tables_dropped;
+  io->opaque = job;
+  job_io_begin (job);
+  storage_submit (image->loop, image->storage, io);
+  return JOB_WAIT;
+}
+
+static int
+sync_dropped (struct job *job)
+{
+  return may_drop_tables (image_of (job)) ? header_sync (job) : JOB_NEXT;
 }
 
 /* A tail that stays does no harm: a failure is only logged. */
@@ -184,7 +237,8 @@ dirty_make_clean (struct qed_image *image)
 {
   struct job *job = &image->job;
 
-  assert (image->state == STATE_DIRTY || image->options.examine);
+  assert (image->state == STATE_DIRTY || image->options.examine ||
+          image->drop_tables);
   image->running = job;
   job->name = "make-clean";
   job->steps = make_clean_steps;

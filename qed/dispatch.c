@@ -229,12 +229,13 @@ start_write_back (struct qed_image *image)
 }
 
 /* A clean image may have been written in place since the last sync; one that
- * is repaired may have to be cut.
+ * is repaired, or was emptied, may have to be cut.
  */
 static void
 make_clean_now (struct qed_image *image)
 {
-  if (image->state == STATE_DIRTY || image->options.examine)
+  if (image->state == STATE_DIRTY || image->options.examine ||
+      image->drop_tables)
     dirty_make_clean (image);
   else
     start_write_back (image);

@@ -147,6 +147,8 @@ struct qed_image {
   struct storage_io header_io;
   bool cut;                     /* make-clean shortened the file, perhaps not
                                  * durably yet */
+  bool drop_tables;             /* at close: set before it, by qed_close's
+                                 * caller, who saw that they are empty */
   bool closing;                 /* the last make-clean was started */
   int close_error;              /* why the image was left dirty */
 

@@ -151,6 +151,11 @@ int qed_file_identify (const char *path, const char *beneath,
 /* The file that was opened. */
 struct qed_file_id qed_identify (const struct qed_image *image);
 
+/* Wait until the opening scan has ended.  0, or -EROFS if it found damage or
+ * the image is read-only.
+ */
+int qed_wait_scanned (struct qed_image *image);
+
 uint64_t qed_size (const struct qed_image *image);
 uint32_t qed_cluster_size (const struct qed_image *image);
 
@@ -391,6 +396,15 @@ struct qed_rebase {
  */
 int qed_rebase (const struct qed_options *options,
                 const struct qed_rebase *rebase,
+                const struct qed_progress *progress);
+
+#define QED_COMMIT_KEEP 1u      /* the overlay keeps what it holds */
+
+/* Write what an overlay holds into its backing file, durably, then empty the
+ * overlay.  What is read through the overlay is the same at every moment, also
+ * if this ends early for whatever reason; then it may be called again.
+ */
+int qed_commit (const struct qed_options *options, unsigned flags,
                 const struct qed_progress *progress);
 
 /* ---- Inspecting -------------------------------------------------------- */

@@ -56,6 +56,9 @@ run_io (struct loop_work *work)
   case STORAGE_PUNCH:
     io->error = s->ops->punch (s, io->offset, io->limit);
     break;
+  case STORAGE_ZERO:
+    io->error = s->ops->zero (s, io->offset, io->limit);
+    break;
   case STORAGE_SYNC:
     io->error = s->ops->sync (s);
     break;

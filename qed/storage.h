@@ -102,6 +102,7 @@ enum storage_op {
                          * are only holes */
   STORAGE_WRITE,        /* buf, count, offset */
   STORAGE_PUNCH,        /* offset, limit: how many bytes */
+  STORAGE_ZERO,         /* likewise */
   STORAGE_SYNC,
   STORAGE_RESIZE,       /* offset: the new length */
 };

@@ -199,6 +199,20 @@ sync_backing_read (struct backing *backing, uint64_t at, uint64_t bytes,
   return r;
 }
 
+static int
+run_wait_scanned (struct qed_request *request, void *opaque)
+{
+  return request_wait_scan (opaque, request, SCAN_DONE);
+}
+
+int
+qed_wait_scanned (struct qed_image *image)
+{
+  int r = sync_run (run_wait_scanned, image);
+
+  return r < 0 ? r : -atomic_load (&image->refuse);
+}
+
 int
 qed_progress_tell (const struct qed_progress *progress, uint64_t done,
                    uint64_t total)

@@ -124,7 +124,7 @@ write_line (struct check_report *report, uint64_t nr,
 
   if (nr >= LINES_MAX && !report->verbose)
     return;
-  ctl_progress_clear (report->progress);
+  ctl_progress_hide ();
   qed_problem_to_text (problem, text);
   if (action == NULL)
     printf ("%s\n", text);

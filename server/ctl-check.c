@@ -148,7 +148,6 @@ run_check (const char *path, struct qed_check_options *check,
   ctl_log_init (&options.log);
   report->path = path;
   report->check = check;
-  report->progress = &progress;
   check->found = check_report_found;
   check->fixed = check_report_fixed;
   check->lost = check_report_lost;

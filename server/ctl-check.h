@@ -57,7 +57,6 @@ struct check_report {
   bool json;
   bool verbose;                 /* every problem gets its line of text */
   const struct qed_check_options *check;
-  struct ctl_progress *progress;
 
   /* The report's. */
   char *name;                   /* the path, harmless */

@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <time.h>
@@ -17,6 +18,8 @@
 #define BAR_OTHERS 20u          /* the columns beside the bar */
 
 static volatile sig_atomic_t asked_to_stop;
+
+static atomic_bool bar_shown;   /* any thread may have something to say */
 
 /* A second signal ends the program at once: the image then counts as
  * dirty.
@@ -62,7 +65,14 @@ draw (struct ctl_progress *progress, uint64_t done, uint64_t total)
     putc (i < filled ? '#' : '-', stderr);
   fprintf (stderr, "] %3u %%", (unsigned) (share * 100));
   fflush (stderr);
-  progress->drawn = true;
+  bar_shown = true;
+}
+
+void
+ctl_progress_hide (void)
+{
+  if (atomic_exchange (&bar_shown, false))
+    fprintf (stderr, "\r%*s\r", (int) (bar_width () + BAR_OTHERS), "");
 }
 
 /* Ten times a second is enough for the eye. */
@@ -99,21 +109,13 @@ ctl_progress_start (struct ctl_progress *progress, const char *what)
   sigaction (SIGHUP, &action, NULL);
 }
 
-void
-ctl_progress_clear (struct ctl_progress *progress)
-{
-  if (progress->drawn)
-    fprintf (stderr, "\r%*s\r", (int) (bar_width () + BAR_OTHERS), "");
-  progress->drawn = false;
-}
-
 bool
 ctl_progress_end (struct ctl_progress *progress)
 {
   signal (SIGINT, SIG_DFL);
   signal (SIGTERM, SIG_DFL);
   signal (SIGHUP, SIG_DFL);
-  ctl_progress_clear (progress);
+  ctl_progress_hide ();
   if (asked_to_stop)
     ctl_error ("%s: stopped by a signal", progress->what);
   return asked_to_stop;

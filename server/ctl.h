@@ -29,6 +29,7 @@ struct ctl_command {
 };
 
 extern const struct ctl_command ctl_check_command;
+extern const struct ctl_command ctl_commit_command;
 extern const struct ctl_command ctl_create_command;
 extern const struct ctl_command ctl_explain_command;
 extern const struct ctl_command ctl_info_command;
@@ -134,14 +135,13 @@ struct ctl_progress {
   struct qed_progress progress; /* for the engine */
   const char *what;             /* "commit" */
   bool terminal;
-  bool drawn;
   uint64_t drawn_at;            /* in tenths of seconds */
 };
 
 void ctl_progress_start (struct ctl_progress *progress, const char *what);
 
-/* Remove the bar to make room for a line; it comes back by itself. */
-void ctl_progress_clear (struct ctl_progress *progress);
+/* Make room for a message; the bar comes back by itself.  Any thread. */
+void ctl_progress_hide (void);
 
 /* Remove the bar.  True, with a message, if a signal asked for the end. */
 bool ctl_progress_end (struct ctl_progress *progress);

@@ -19,6 +19,7 @@
 
 static const struct ctl_command *const commands[] = {
   &ctl_check_command,
+  &ctl_commit_command,
   &ctl_create_command,
   &ctl_explain_command,
   &ctl_info_command,
@@ -38,6 +39,7 @@ print_error (const char *message)
 {
   const char *p;
 
+  ctl_progress_hide ();
   fputs ("qedctl: ", stderr);
   for (p = message; *p; ++p)
     putc ((unsigned char) *p < 0x20 || *p == 0x7f ? '?' : *p, stderr);

@@ -4,8 +4,8 @@
  *
  *   crash-test [OPTIONS]            (crash-test --help lists them)
  *
- * Lives of images (life.h) are run, seed by seed, until so many states were
- * judged.  The code that runs is the engine's own: the same requests that
+ * Lives of images (life.h, commit-life.h) are run, seed by seed, until so many
+ * states were judged.  The code that runs is the engine's own: the same requests that
  * nbdkit's threads carry out, on fibers, under a scheduler that follows from
  * the seed, so that a seed that fails fails again, here and elsewhere.
  *
@@ -31,6 +31,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "commit-life.h"
 #include "craft.h"
 #include "life.h"
 #include "sim.h"
@@ -38,6 +39,11 @@
 #define STATES_DEFAULT 2000u
 #define SELF_TEST_STATES 40000u /* within so many it must be noticed */
 #define ALL_STEPS_STATES 1000u  /* after so many each step met a crash */
+#define COMMITS 4u              /* one in so many lives is of that kind */
+
+enum life_kind { LIFE_ANY = -1, LIFE_GUEST, LIFE_COMMIT };
+
+static const char *const life_names[] = { "guest", "commit" };
 
 /* The steps that keep the ordering rules. */
 static const struct rule {
@@ -64,8 +70,12 @@ static const struct rule {
   { "O9, the content before the name", "rebase:write-back", -1, true },
   { "O9, the name before what leads to it", "rebase:sync-name", -1, true },
   { "O9, the old name goes last", "rebase:sync-header", -1, true },
+  { "O9, the backing file before the entries go", "commit:sync-backing", -1,
+    false },
   { "a cut is durable before what grows is fresh", "make-clean:sync-header",
     -1, false },
+  { "no table is cut off that L1 names", "make-clean:sync-dropped", -1,
+    false },
 };
 
 #define RULES (sizeof rules / sizeof rules[0])
@@ -73,6 +83,7 @@ static const struct rule {
 struct arguments {
   uint64_t seed, states;
   int geometry, backing;
+  enum life_kind life;
   bool reshape, self_test, steps;
 };
 
@@ -86,6 +97,9 @@ usage (FILE *out)
            "whole\n"
            "  --geometry G      4K/1, 4K/2, 64K/1 or 1M/1 [any]\n"
            "  --backing yes|no  images over a backing file [any]\n"
+           "  --life guest|commit\n"
+           "                    guests at work, or overlays that are committed "
+           "[any]\n"
            "  --reshape         most sessions resize or rebase the image\n"
            "  --leave-out J:S   leave out step S of job J\n"
            "  --self-test       leave out each step that a rule needs, and "
@@ -98,12 +112,26 @@ usage (FILE *out)
 /* ---- The work ---- */
 
 static void
+run_life (const struct arguments *args, uint64_t seed)
+{
+  enum life_kind kind = args->life;
+
+  if (kind == LIFE_ANY)
+    kind = args->backing < 0 && !args->reshape && seed % COMMITS == 0
+      ? LIFE_COMMIT : LIFE_GUEST;
+  if (kind == LIFE_COMMIT)
+    commit_life_run (seed, args->geometry);
+  else
+    life_run (seed, args->geometry, args->backing, args->reshape);
+}
+
+static void
 run_states (const struct arguments *args, uint64_t states)
 {
   uint64_t seed;
 
   for (seed = args->seed; life_totals.states < states; seed++)
-    life_run (seed, args->geometry, args->backing, args->reshape);
+    run_life (args, seed);
 }
 
 /* A step that never meets a crash isn't tested. */
@@ -119,7 +147,8 @@ run (const struct arguments *args)
           " times freed clusters were reused\n", life_totals.states,
           life_totals.lives, life_totals.crashes, steps - missed, steps,
           life_totals.reused);
-  if (args->states < ALL_STEPS_STATES || sim_left_out)
+  if (args->states < ALL_STEPS_STATES || sim_left_out ||
+      args->life != LIFE_ANY)
     return 0;
   if (missed > 0)
     fprintf (stderr, "crash-test: power never failed before some steps "
@@ -139,6 +168,7 @@ notices (const struct arguments *args, const struct rule *rule,
   struct life_totals *shared = mmap (NULL, sizeof *shared,
                                      PROT_READ | PROT_WRITE,
                                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  struct arguments of_rule = *args;
   uint64_t seed;
   int status, null;
   pid_t pid;
@@ -151,8 +181,10 @@ notices (const struct arguments *args, const struct rule *rule,
     null = open ("/dev/null", O_WRONLY);
     dup2 (null, STDERR_FILENO);
     sim_left_out = rule->step;
+    of_rule.backing = rule->backing;
+    of_rule.reshape = rule->reshape;
     for (seed = args->seed; shared->states < SELF_TEST_STATES; seed++) {
-      life_run (seed, args->geometry, rule->backing, rule->reshape);
+      run_life (&of_rule, seed);
       *shared = life_totals;
     }
     _exit (0);
@@ -186,8 +218,8 @@ self_test (const struct arguments *args)
 /* ---- The command line ---- */
 
 enum { OPTION_SEED = 1, OPTION_STATES, OPTION_GEOMETRY, OPTION_BACKING,
-       OPTION_RESHAPE, OPTION_LEAVE_OUT, OPTION_SELF_TEST, OPTION_STEPS,
-       OPTION_TRACE, OPTION_HELP };
+       OPTION_LIFE, OPTION_RESHAPE, OPTION_LEAVE_OUT, OPTION_SELF_TEST,
+       OPTION_STEPS, OPTION_TRACE, OPTION_HELP };
 
 static uint64_t
 number (const char *s)
@@ -216,6 +248,18 @@ geometry_number (const char *s)
   exit (2);
 }
 
+static enum life_kind
+life_number (const char *s)
+{
+  unsigned i;
+
+  for (i = 0; i < sizeof life_names / sizeof life_names[0]; i++)
+    if (strcmp (s, life_names[i]) == 0)
+      return (enum life_kind) i;
+  fprintf (stderr, "crash-test: %s is no kind of life\n", s);
+  exit (2);
+}
+
 static int
 yes_or_no (const char *s)
 {
@@ -233,6 +277,7 @@ parse (int argc, char **argv, struct arguments *args)
     { "states", required_argument, NULL, OPTION_STATES },
     { "geometry", required_argument, NULL, OPTION_GEOMETRY },
     { "backing", required_argument, NULL, OPTION_BACKING },
+    { "life", required_argument, NULL, OPTION_LIFE },
     { "reshape", no_argument, NULL, OPTION_RESHAPE },
     { "leave-out", required_argument, NULL, OPTION_LEAVE_OUT },
     { "self-test", no_argument, NULL, OPTION_SELF_TEST },
@@ -249,6 +294,7 @@ parse (int argc, char **argv, struct arguments *args)
     case OPTION_STATES: args->states = number (optarg); break;
     case OPTION_GEOMETRY: args->geometry = geometry_number (optarg); break;
     case OPTION_BACKING: args->backing = yes_or_no (optarg); break;
+    case OPTION_LIFE: args->life = life_number (optarg); break;
     case OPTION_RESHAPE: args->reshape = true; break;
     case OPTION_LEAVE_OUT: sim_left_out = optarg; break;
     case OPTION_SELF_TEST: args->self_test = true; break;
@@ -267,7 +313,8 @@ int
 main (int argc, char **argv)
 {
   struct arguments args = { .seed = 1, .states = STATES_DEFAULT,
-                            .geometry = -1, .backing = -1 };
+                            .geometry = -1, .backing = -1,
+                            .life = LIFE_ANY };
 
   parse (argc, argv, &args);
   return args.self_test ? self_test (&args) : run (&args);

@@ -33,12 +33,7 @@ struct crash {
   char where[64];
 };
 
-struct step {
-  const char *job, *name;
-  uint64_t crashes;
-};
-
-static struct step steps[STEPS_MAX];
+static struct life_step steps[STEPS_MAX];
 static unsigned step_count;
 
 /* The life under way: one at a time, as there's one scheduler. */
@@ -126,8 +121,8 @@ crash_now (const char *job, const char *step)
   sim_trace ("*** crash %u at %s", life.crash_count, crash->where);
 }
 
-static struct step *
-find_step (const char *job, const char *name)
+struct life_step *
+life_find_step (const char *job, const char *name)
 {
   unsigned i;
 
@@ -135,7 +130,7 @@ find_step (const char *job, const char *name)
     if (strcmp (steps[i].job, job) == 0 && strcmp (steps[i].name, name) == 0)
       return &steps[i];
   assert (step_count < STEPS_MAX);
-  steps[step_count] = (struct step) { job, name, 0 };
+  steps[step_count] = (struct life_step) { job, name, 0 };
   return &steps[step_count++];
 }
 
@@ -143,7 +138,7 @@ find_step (const char *job, const char *name)
  * may be the only time, and so do moments when tables are on their way.
  */
 static uint64_t
-crash_rate (const struct step *step)
+crash_rate (const struct life_step *step)
 {
   bool exposed = disk_is_exposed (life.disk), *met;
 
@@ -164,7 +159,7 @@ crash_rate (const struct step *step)
 static void
 crash_point (const char *job, const char *name)
 {
-  struct step *step = job ? find_step (job, name) : NULL;
+  struct life_step *step = job ? life_find_step (job, name) : NULL;
 
   life.changed |= step && strcmp (name, "open-gate") == 0;
   if (step && strcmp (name, "clear-need-check") == 0)
@@ -282,6 +277,7 @@ run_session (void)
   life.before = disk_kill (life.disk);
   life.reference_count = 0;
   note_clean_moment ();
+  life.promise.backing = life.references[0].backing;
   memset (&life.reshape, 0, sizeof life.reshape);
   if (!(life.references[0].features & WALK_NEED_CHECK)) /* it has to be clean */
     reshape_draw (&life.reshape, &life.shape, life.often, &life.promise,

@@ -19,6 +19,15 @@ struct life_totals {
 
 extern struct life_totals life_totals;
 
+/* A step of a job that was met, and how often power failed before it. */
+struct life_step {
+  const char *job, *name;
+  uint64_t crashes;
+};
+
+/* It is entered when it is met first. */
+struct life_step *life_find_step (const char *job, const char *name);
+
 /* 'geometry' is one of geometry_names, 'backing' whether there is a backing
  * file; -1: the seed says.  'reshape': most sessions resize or rebase.
  */

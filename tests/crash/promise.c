@@ -207,19 +207,34 @@ promise_rebase (struct sector_record *record, uint32_t found)
 
 /* ---- What may be ---- */
 
-/* What a read finds where the write was the last one. */
+/* What shows where the image holds nothing. */
 static uint32_t
-content (const struct promise *promise, uint32_t number)
+shows (const struct promise *promise, uint64_t sector)
 {
-  return promise->writes[number].kind == WRITE_DATA ? number : STAMP_ZEROS;
+  return stamp_read (stamp_file_data (promise->backing, sector), sector);
 }
 
-/* Whether 'later' takes away what was written before it. */
+/* What a read finds where the write was the last one. */
+static uint32_t
+content (const struct promise *promise, uint64_t sector, uint32_t number)
+{
+  switch (promise->writes[number].kind) {
+  case WRITE_DATA:
+    return number;
+  case WRITE_FORGET:
+    return shows (promise, sector);
+  default:
+    return STAMP_ZEROS;
+  }
+}
+
+/* Whether 'later' takes away from a sector what was written before it. */
 static bool
-replaces (const struct write *later, uint32_t found)
+replaces (const struct promise *promise, const struct write *later,
+          uint64_t sector, uint32_t found)
 {
   return later->kind != WRITE_HINT &&
-    !(later->kind == WRITE_TRIM && found == STAMP_BACKING);
+    !(later->kind == WRITE_TRIM && found == shows (promise, sector));
 }
 
 /* Whether what 'written' says when it was written may still be found at
@@ -235,7 +250,8 @@ may_remain (const struct promise *promise, const struct sector_record *record,
   for (i = 0; i < record->count; i++) {
     later = &promise->writes[record->writes[i]];
     if ((crash ? later->flushed : later->end) < time &&
-        later->start > written && replaces (later, found))
+        later->start > written &&
+        replaces (promise, later, record->sector, found))
       return false;
   }
   return true;
@@ -259,7 +275,7 @@ allows (const struct promise *promise, uint64_t sector, uint32_t found,
     return true;
   for (i = 0; i < record->count; i++) {
     write = &promise->writes[record->writes[i]];
-    if (content (promise, record->writes[i]) == found &&
+    if (content (promise, sector, record->writes[i]) == found &&
         write->start < until &&
         may_remain (promise, record, found, write->end, time, crash))
       return true;

@@ -13,7 +13,8 @@
  *
  * A zero request is a write of zeros.  So is a trim of whole clusters, except
  * that what the backing file holds may stay where the image holds nothing; a
- * trim of a part of a cluster leaves what was there, or zeros.
+ * trim of a part of a cluster leaves what was there, or zeros.  What is
+ * forgotten is what the backing file holds.
  *
  * Times are sim_ticks().
  */
@@ -25,6 +26,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "stamp.h"
+
 #define NEVER UINT64_MAX
 
 enum write_kind {
@@ -32,6 +35,7 @@ enum write_kind {
   WRITE_ZEROS,
   WRITE_TRIM,                   /* whole clusters */
   WRITE_HINT,                   /* a trim of parts: nothing need happen */
+  WRITE_FORGET,                 /* whole clusters */
 };
 
 struct write {
@@ -53,6 +57,7 @@ struct promise {
   uint32_t count;
   struct sector_record *records;
   size_t record_count;
+  enum stamp_file backing;      /* of the image, in this session */
   uint64_t below_end;           /* from this sector on the backing file never
                                  * shows: the image ended there once */
   uint32_t *slots;              /* hash of record number + 1; 0 empty */

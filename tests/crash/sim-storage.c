@@ -33,6 +33,7 @@ struct sim_storage {
 };
 
 struct disk *sim_storage_disk;
+struct disk *sim_storage_backing_disk;
 uint64_t sim_storage_reused;
 
 static struct sim_storage *
@@ -451,10 +452,12 @@ storage_file_open (const struct qed_options *options,
                    struct storage **storage)
 {
   struct random random = { sim_ticks () };
+  struct disk *disk = strcmp (options->path, SIM_STORAGE_BACKING) == 0
+    ? sim_storage_backing_disk : sim_storage_disk;
 
-  if (sim_storage_disk == NULL)
+  if (disk == NULL)
     return -ENOENT;
-  *storage = sim_storage_open (sim_storage_disk, &random);
+  *storage = sim_storage_open (disk, &random);
   (*storage)->read_only = options->read_only;
   return 0;
 }

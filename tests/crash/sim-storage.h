@@ -14,15 +14,18 @@
 /* A handle; closing it leaves the disk to its owner. */
 struct storage *sim_storage_open (struct disk *disk, struct random *random);
 
-/* What qed_open finds under any path. */
-extern struct disk *sim_storage_disk;
-
 /* Files that exist, to be named as the backing file, the first one and the
- * second: what is found there is what stamp.h says of them.
+ * second: what is found there is what stamp.h says of them, read-only.
  */
 #define SIM_STORAGE_DIR "/proc/self/"
 #define SIM_STORAGE_BACKING SIM_STORAGE_DIR "exe"
 #define SIM_STORAGE_SECOND SIM_STORAGE_DIR "status"
+
+/* What qed_open finds under the first one's path, if it is to be written to;
+ * and under any other path.
+ */
+extern struct disk *sim_storage_backing_disk;
+extern struct disk *sim_storage_disk;
 
 /* How many freed clusters, or neighbours of them, were written to again. */
 extern uint64_t sim_storage_reused;

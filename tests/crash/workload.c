@@ -179,12 +179,12 @@ draw_discard (struct caller *caller)
   return (struct range) { w->sector + at, n };
 }
 
-/* The promises of a trim: for the part of a cluster that it begins with, for
- * the whole ones, for the part at the end.
+/* What a trim promises: for the whole clusters, for the part of one that it
+ * begins with, for the part at the end.  Parts are not forgotten.
  */
-static void
-promise_trim (struct workload *workload, const struct range *range,
-              uint32_t *numbers)
+static unsigned
+promise_parts (struct workload *workload, enum write_kind kind,
+               const struct range *range, uint32_t *numbers)
 {
   uint64_t per_cluster = workload->shape->cluster_size / SECTOR;
   uint64_t start = range->sector, end = start + range->count;
@@ -192,46 +192,56 @@ promise_trim (struct workload *workload, const struct range *range,
   uint64_t last = end * SECTOR == workload->shape->image_size
     ? end : end - end % per_cluster;
 
-  if (workload->ignores_trim || first > last)
+  if ((kind == WRITE_TRIM && workload->ignores_trim) || first > last)
     first = last = end;
-  numbers[0] = promise_write (workload->promise, WRITE_HINT, start,
+  numbers[0] = promise_write (workload->promise, kind, first, last - first);
+  if (kind == WRITE_FORGET)
+    return 1;
+  numbers[1] = promise_write (workload->promise, WRITE_HINT, start,
                               first - start);
-  numbers[1] = promise_write (workload->promise, WRITE_TRIM, first,
-                              last - first);
   numbers[2] = promise_write (workload->promise, WRITE_HINT, last, end - last);
+  return 3;
 }
 
-/* Trim or zero. */
+static const struct discard {
+  enum qed_op op;
+  enum write_kind kind;
+  const char *name;
+} discards[] = {
+  { QED_OP_TRIM, WRITE_TRIM, "trim" },
+  { QED_OP_ZERO, WRITE_ZEROS, "zero" },
+  { QED_OP_FORGET, WRITE_FORGET, "forget" },
+};
+
 static void
 do_discard (struct caller *caller)
 {
+  const struct discard *what = &discards[random_below (&caller->random, 3)];
   struct workload *workload = caller->workload;
   struct range range = draw_discard (caller);
-  bool trim = random_one_in (&caller->random, 2);
   unsigned flags = random_one_in (&caller->random, workload->fua)
-    ? QED_FUA : 0, n = trim ? 3 : 1, i;
-  const char *what = trim ? "trim" : "zero";
+    ? QED_FUA : 0, n = 1, i;
   struct qed_request request;
   uint32_t numbers[3];
   int r;
 
-  if (trim)
-    promise_trim (workload, &range, numbers);
+  if (what->op != QED_OP_ZERO)
+    n = promise_parts (workload, what->kind, &range, numbers);
   else
     numbers[0] = promise_write (workload->promise, WRITE_ZEROS, range.sector,
                                 range.count);
-  sim_trace ("%s %" PRIu32 ": sectors 0x%" PRIx64 "+%" PRIu64 "%s", what,
-             numbers[0], range.sector, range.count,
+  sim_trace ("%s %" PRIu32 ": sectors 0x%" PRIx64 "+%" PRIu64 "%s",
+             what->name, numbers[0], range.sector, range.count,
              flags & QED_FUA ? ", FUA" : "");
-  qed_request_init (&request, trim ? QED_OP_TRIM : QED_OP_ZERO, NULL,
-                    range.count * SECTOR, range.sector * SECTOR, flags);
+  qed_request_init (&request, what->op, NULL, range.count * SECTOR,
+                    range.sector * SECTOR, flags);
   r = workload_request (workload->image, &request, draw_patience (caller));
-  sim_trace ("%s %" PRIu32 ": %s", what, numbers[0],
+  sim_trace ("%s %" PRIu32 ": %s", what->name, numbers[0],
              r < 0 ? strerror (-r) : "done");
   for (i = 0; r == 0 && i < n; i++)
     promise_written (workload->promise, numbers[i], flags & QED_FUA);
   if (r < 0 && r != -ECANCELED && !(r == -ENOSPC && workload->may_fill))
-    sim_violation ("%s %" PRIu32 " failed: %s", what, numbers[0],
+    sim_violation ("%s %" PRIu32 " failed: %s", what->name, numbers[0],
                    strerror (-r));
 }
 
