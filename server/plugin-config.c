@@ -17,6 +17,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "mailbox.h"
 #include "plugin.h"
 
 /* 0 says "never": more than a day is surely a mistake. */
@@ -51,8 +52,13 @@ const char plugin_config_help[] =
   "                   Idle time after which the image is marked clean\n"
   "                   (default 5; 0: only when the server ends).\n"
   "control=<SOCKET>   Make a Unix socket on which root and the server's own\n"
-  "                   user can look at the images, check and repair them while\n"
+  "                   user can look at images, check and repair them while\n"
   "                   they are served: qedctl status --control <SOCKET>.\n"
+  "control-export=off|check|admin\n"
+  "                   Serve an export " MAILBOX_NAME ", not listed, for the\n"
+  "                   same from afar: check looks and checks, admin repairs\n"
+  "                   too, and is served over TLS or a Unix socket only:\n"
+  "                   qedctl status nbds://server/.\n"
   "detect-zeroes=off|on\n"
   "                   Do not store clusters of zeros that a client writes.\n"
   "discard=unmap|ignore\n"
@@ -171,6 +177,22 @@ parse_control (const char *value)
 }
 
 static int
+parse_control_export (const char *value)
+{
+  if (strcmp (value, "off") == 0)
+    plugin_config.control_export = CONTROL_EXPORT_OFF;
+  else if (strcmp (value, "check") == 0)
+    plugin_config.control_export = CONTROL_EXPORT_CHECK;
+  else if (strcmp (value, "admin") == 0)
+    plugin_config.control_export = CONTROL_EXPORT_ADMIN;
+  else {
+    nbdkit_error ("control-export=%s: must be off, check or admin", value);
+    return -1;
+  }
+  return 0;
+}
+
+static int
 parse_detect_zeroes (const char *value)
 {
   return parse_switch ("detect-zeroes", value,
@@ -249,6 +271,7 @@ static struct parameter {
   { "check", parse_check, "auto", false },
   { "clean-after", parse_clean_after, "5", false },
   { "control", parse_control, "/run/disk.control", false },
+  { "control-export", parse_control_export, "check", false },
   { "detect-zeroes", parse_detect_zeroes, "off", false },
   { "dir", parse_dir, "/var/lib/disks", false },
   { "discard", parse_discard, "unmap", false },
@@ -322,6 +345,13 @@ plugin_config_complete (void)
   if (file && dir) {
     nbdkit_error ("file=%s and dir=%s exclude each other; give one of them",
                   plugin_config.options.path, plugin_config.directory);
+    return -1;
+  }
+  if (file && plugin_config.control_export != CONTROL_EXPORT_OFF &&
+      strcmp (plugin_config.name, MAILBOX_NAME) == 0) {
+    nbdkit_error ("file=%s: its name is that of the export that "
+                  "control-export= makes; rename the file",
+                  plugin_config.options.path);
     return -1;
   }
   return 0;

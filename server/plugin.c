@@ -21,8 +21,10 @@
 #include <nbdkit-plugin.h>
 
 #include "control.h"
+#include "control-export.h"
 #include "control-link.h"
 #include "exports.h"
+#include "mailbox.h"
 #include "message.h"
 #include "plugin.h"
 
@@ -98,6 +100,7 @@ plugin_dump (void)
   printf ("qed_metadata_cache_minimum=%" PRIu64 "\n",
           QED_METADATA_CACHE_MIN);
   printf ("qed_export_description=%s\n", EXPORT_DESCRIPTION);
+  printf ("qed_control_export=%s\n", MAILBOX_NAME);
 }
 
 static int
@@ -108,6 +111,12 @@ plugin_get_ready (void)
   options->read_only = plugin_readonly ();
   options->log.fn = log_message;
   options->log.trace = qed_debug_trace != 0;
+  if (options->read_only &&
+      plugin_config.control_export != CONTROL_EXPORT_OFF) {
+    nbdkit_error ("control-export= does not work with nbdkit's option -r: "
+                  "commands are written to it; use control=SOCKET");
+    return -1;
+  }
   if (exports_open () == -1)
     return -1;
   return control_socket_bind ();
@@ -152,17 +161,38 @@ plugin_default_export (int readonly, int is_tls)
   return copy;
 }
 
-/* The handle is the export.  An image that was not closed cleanly is repaired
- * first, so that the client learns whether it may write.
- */
-static void *
-plugin_open (int readonly)
-{
-  const char *name = nbdkit_export_name ();
-  struct export *export = name != NULL ? export_acquire (name) : NULL;
+/* A connection is to a disk, or to the control export. */
+struct connection {
+  struct export *export;
+  struct mailbox *mailbox;      /* or NULL */
+};
 
-  (void) readonly;              /* nbdkit itself keeps such a client from
-                                 * writing */
+static struct export *
+disk (void *handle)
+{
+  return ((struct connection *) handle)->export;
+}
+
+static struct qed_image *
+image (void *handle)
+{
+  return export_image (disk (handle));
+}
+
+static struct mailbox *
+mailbox (void *handle)
+{
+  return ((struct connection *) handle)->mailbox;
+}
+
+/* An image that was not closed cleanly is repaired first, so that the client
+ * learns whether it may write.
+ */
+static struct export *
+open_disk (const char *name)
+{
+  struct export *export = export_acquire (name);
+
   if (export != NULL && plugin_wait_ready (export) == -1) {
     export_release (export);
     export = NULL;
@@ -170,23 +200,48 @@ plugin_open (int readonly)
   return export;
 }
 
+static void *
+plugin_open (int readonly)
+{
+  const char *name = nbdkit_export_name ();
+  struct connection *conn = calloc (1, sizeof *conn);
+
+  (void) readonly;              /* nbdkit itself keeps such a client from
+                                 * writing */
+  if (name == NULL || conn == NULL)
+    goto fail;
+  if (mailbox_is_wanted (name))
+    conn->mailbox = mailbox_open ();
+  else
+    conn->export = open_disk (name);
+  if (conn->mailbox != NULL || conn->export != NULL)
+    return conn;
+ fail:
+  free (conn);
+  return NULL;
+}
+
 static void
 plugin_close (void *handle)
 {
-  export_release (handle);
+  if (mailbox (handle) != NULL)
+    mailbox_close (mailbox (handle));
+  else
+    export_release (disk (handle));
+  free (handle);
 }
 
 static const char *
 plugin_export_description (void *handle)
 {
-  (void) handle;
-  return EXPORT_DESCRIPTION;
+  return mailbox (handle) != NULL ? MAILBOX_DESCRIPTION : EXPORT_DESCRIPTION;
 }
 
 static int64_t
 plugin_get_size (void *handle)
 {
-  return qed_size (export_image (handle));
+  return mailbox (handle) != NULL
+    ? (int64_t) MAILBOX_BYTES : (int64_t) qed_size (image (handle));
 }
 
 /* Requests of whole clusters are the best, within reason; smaller ones than
@@ -196,7 +251,8 @@ static int
 plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
                    uint32_t *maximum)
 {
-  const uint32_t cluster_size = qed_cluster_size (export_image (handle));
+  const uint32_t cluster_size = mailbox (handle) != NULL
+    ? 4096 : qed_cluster_size (image (handle));
 
   *minimum = 1;
   *preferred = cluster_size < 65536 ? cluster_size : 65536;
@@ -210,22 +266,29 @@ plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
 static int
 plugin_can_write (void *handle)
 {
-  return qed_writable (export_image (handle));
+  return mailbox (handle) != NULL || qed_writable (image (handle));
+}
+
+/* A mailbox is read and written, and nothing else.  A disk has all. */
+static int
+plugin_is_disk (void *handle)
+{
+  return mailbox (handle) == NULL;
 }
 
 static int
 plugin_can_fua (void *handle)
 {
-  (void) handle;
-  return NBDKIT_FUA_NATIVE;
+  return plugin_is_disk (handle) ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
 }
 
-/* All connections of an export share one image: a flush on one covers all. */
+/* All connections of an export share one image: a flush on one covers all.
+ * Each has a mailbox of its own.
+ */
 static int
 plugin_can_multi_conn (void *handle)
 {
-  (void) handle;
-  return 1;
+  return plugin_is_disk (handle);
 }
 
 /* Zeroing changes entries and punches holes; where it would have to write, a
@@ -234,15 +297,13 @@ plugin_can_multi_conn (void *handle)
 static int
 plugin_can_fast_zero (void *handle)
 {
-  (void) handle;
-  return 1;
+  return plugin_is_disk (handle);
 }
 
 static int
 plugin_can_cache (void *handle)
 {
-  (void) handle;
-  return NBDKIT_CACHE_NATIVE;
+  return plugin_is_disk (handle) ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_NONE;
 }
 
 /* ---- Data -------------------------------------------------------------- */
@@ -262,26 +323,31 @@ static int
 plugin_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
               uint32_t flags)
 {
-  return carry_out (handle, QED_OP_READ, buf, count, offset, flags);
+  if (mailbox (handle) != NULL)
+    return mailbox_pread (mailbox (handle), buf, count, offset);
+  return carry_out (disk (handle), QED_OP_READ, buf, count, offset, flags);
 }
 
 static int
 plugin_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
                uint32_t flags)
 {
-  return carry_out (handle, QED_OP_WRITE, (void *) buf, count, offset, flags);
+  if (mailbox (handle) != NULL)
+    return mailbox_pwrite (mailbox (handle), buf, count, offset);
+  return carry_out (disk (handle), QED_OP_WRITE, (void *) buf, count, offset,
+                    flags);
 }
 
 static int
 plugin_flush (void *handle, uint32_t flags)
 {
-  return carry_out (handle, QED_OP_FLUSH, NULL, 0, 0, flags);
+  return carry_out (disk (handle), QED_OP_FLUSH, NULL, 0, 0, flags);
 }
 
 static int
 plugin_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
-  return carry_out (handle, QED_OP_TRIM, NULL, count, offset, flags);
+  return carry_out (disk (handle), QED_OP_TRIM, NULL, count, offset, flags);
 }
 
 /* Zeroing frees clusters.  A client that wants them kept gets zeros written
@@ -299,13 +365,13 @@ plugin_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
   qed_request_init (&request, QED_OP_ZERO, NULL, count, offset,
                     (flags & NBDKIT_FLAG_FUA ? QED_FUA : 0) |
                     (flags & NBDKIT_FLAG_FAST_ZERO ? QED_FAST : 0));
-  return plugin_carry_out (handle, &request);
+  return plugin_carry_out (disk (handle), &request);
 }
 
 static int
 plugin_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
-  return carry_out (handle, QED_OP_CACHE, NULL, count, offset, flags);
+  return carry_out (disk (handle), QED_OP_CACHE, NULL, count, offset, flags);
 }
 
 /* A block status request: where its extents go, beside the sleeper. */
@@ -336,12 +402,10 @@ plugin_extents (void *handle, uint32_t count, uint64_t offset,
   qed_request_init (&r.request, QED_OP_EXTENTS, NULL, count, offset,
                     flags & NBDKIT_FLAG_REQ_ONE ? QED_REQ_ONE : 0);
   r.request.extent = add_extent;
-  return plugin_carry_out (handle, &r.request);
+  return plugin_carry_out (disk (handle), &r.request);
 }
 
-/* What is not here is nbdkit's default: whether there is trim, zero and
- * extents follows from the callbacks; not rotational.
- */
+/* What is not here is nbdkit's default: not rotational. */
 static struct nbdkit_plugin plugin = {
   .name = "qed",
   .longname = "nbdkit QED disk image plugin",
@@ -365,6 +429,10 @@ static struct nbdkit_plugin plugin = {
   .get_size = plugin_get_size,
   .block_size = plugin_block_size,
   .can_write = plugin_can_write,
+  .can_flush = plugin_is_disk,
+  .can_trim = plugin_is_disk,
+  .can_zero = plugin_is_disk,
+  .can_extents = plugin_is_disk,
   .can_fua = plugin_can_fua,
   .can_multi_conn = plugin_can_multi_conn,
   .can_fast_zero = plugin_can_fast_zero,

@@ -12,12 +12,19 @@
 
 /* ---- plugin-config.c: the parameters ----------------------------------- */
 
+enum control_export {
+  CONTROL_EXPORT_OFF,
+  CONTROL_EXPORT_CHECK,         /* look, and check without repair */
+  CONTROL_EXPORT_ADMIN,         /* everything, over TLS or a Unix socket */
+};
+
 struct plugin_config {
   struct qed_options options;   /* 'path' is absolute: nbdkit changes its
                                  * directory before it serves; NULL with dir= */
   const char *name;             /* the path's last component: the export */
   const char *directory;        /* dir=: absolute, without symlinks; or NULL */
   const char *control;          /* the admin socket: absolute; or NULL */
+  enum control_export control_export;
 };
 
 /* Filled in while nbdkit reads its command line, constant afterwards. */
