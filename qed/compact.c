@@ -50,11 +50,10 @@ move_cluster (struct compact *c, const struct look_reference *ref,
               uint64_t to)
 {
   const struct format_geometry *g = &c->image->geometry;
-  uint64_t cluster = ref->guest >> c->bits;
   struct amendment a = {
-    .key = METADATA_KEY_L2 (cluster / PAGE_ENTRIES),
+    .key = METADATA_KEY_L2 (ref->cluster / PAGE_ENTRIES),
     .page = ref->where & ~UINT64_C (4095),
-    .index = cluster % PAGE_ENTRIES,
+    .index = ref->cluster % PAGE_ENTRIES,
     .old = ref->entry,
     .new = to << c->bits,
     .freed = 1,
