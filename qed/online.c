@@ -427,7 +427,7 @@ qed_check_online (struct qed_image *image,
     space_release_hold (&image->space);
     image_kick (image);
   }
-  result->need_check = (image->header.features & QED_F_NEED_CHECK) != 0;
+  result->need_check = atomic_load (&image->need_check);
   look_free (&online.look);
   space_destroy (&online.space);
   return r;
