@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* The repair at open where things go wrong: it is not come to, or the entries
- * that it drops lie at the end of the guest's disk.
+/* Repairs by a server where things go wrong: the one at open is not come to, or
+ * the entries that it drops lie at the end of the guest's disk, or the opening
+ * scan has not seen everything.
  */
 
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <sched.h>
 #include <string.h>
 
+#include "check.h"
 #include "fake-image.h"
 
 #define TABLE AT_END
@@ -92,12 +94,46 @@ test_end_of_disk (void **state)
   assert_true (fake_peek64 (fake, TABLE + 8 * 100) == 0);
 }
 
+/* The scan could not read a table, a check can: the repair makes the image
+ * writable, and what the table names is not free.
+ */
+static void
+test_read_again (void **state)
+{
+  struct qed_check_options options;
+  struct qed_check_result result;
+  const unsigned char data[] = { 7, 7, 7, 7 };
+
+  (void) state;
+  make_dirty ();
+  format_image (0, 0);
+  fake_poke64 (fake, AT_L1, TABLE);
+  fake_poke64 (fake, AT_L1 + 8, FIRST + CLUSTER);
+  fake->length = FIRST + 3 * CLUSTER;
+  fake_poke (fake, data, sizeof data, FIRST);
+  fake_rule_add (fake, FAKE_READ, TABLE, TABLE + 1, -EIO, 2);
+  start_image ();
+  assert_false (qed_writable (image));
+  fake_drop_rules (fake);
+  qed_check_options_init (&options);
+  options.repair = QED_REPAIR_ALL;
+  assert_int_equal (qed_check_online (image, &options, &result), 0);
+  assert_int_equal (qed_check_exit_code (0, &result), 0);
+  assert_true (qed_writable (image));
+  assert_int_equal (write_byte (CLUSTER, 1, 0), 0);
+  assert_int_equal (close_image (), 0);
+  assert_true (fake_peek64 (fake, TABLE) == FIRST);
+  assert_true (fake_peek64 (fake, TABLE + 8) != FIRST);
+  assert_true (fake_peek64 (fake, FIRST) == 0x07070707);
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
     FAKE_IMAGE_TEST (test_closed_early),
     FAKE_IMAGE_TEST (test_end_of_disk),
+    FAKE_IMAGE_TEST (test_read_again),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
