@@ -96,6 +96,20 @@ amend_no_wake (struct qed_request *request)
   (void) request;
 }
 
+/* A page by which the guest's addresses are looked up is cached under that
+ * key, also for the entries behind the end of the disk.
+ */
+static uint64_t
+l2_key (const struct format_geometry *g, const struct qed_problem *problem)
+{
+  uint64_t page = (problem->guest >> g->cluster_bits) / PAGE_ENTRIES;
+
+  return problem->guest != UINT64_MAX && g->image_size > 0 &&
+    page <= ((g->image_size - 1) >> g->cluster_bits) / PAGE_ENTRIES
+    ? METADATA_KEY_L2 (page)
+    : METADATA_KEY_PLACE (problem->where / PAGE_BYTES);
+}
+
 struct amendment
 amend_problem (const struct qed_image *image,
                const struct qed_problem *problem, uint64_t new)
@@ -108,9 +122,7 @@ amend_problem (const struct qed_image *image,
     a.key = METADATA_KEY_L1 (index / PAGE_ENTRIES);
   else {
     index = problem->where % PAGE_BYTES / 8;
-    a.key = problem->guest_bytes > 0
-      ? METADATA_KEY_L2 ((problem->guest >> g->cluster_bits) / PAGE_ENTRIES)
-      : METADATA_KEY_PLACE (problem->where / PAGE_BYTES);
+    a.key = l2_key (g, problem);
   }
   a.index = index % PAGE_ENTRIES;
   a.page = problem->where - a.index * 8;

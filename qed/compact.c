@@ -35,6 +35,8 @@ struct compact {
   unsigned bits;
   uint64_t table_clusters, l1;  /* clusters */
   bool pack;                    /* all tables go to the front */
+  bool pack_next;               /* from the next batch on: within one, a place
+                                 * would be given twice */
   struct bitmap taken;          /* windows of this batch */
   struct bitmap evicted;        /* data clusters that have to leave them */
   struct bitmap evicted_tables; /* the first clusters of tables that have to */
@@ -50,11 +52,10 @@ move_cluster (struct compact *c, const struct look_reference *ref,
               uint64_t to)
 {
   const struct format_geometry *g = &c->image->geometry;
-  uint64_t cluster = ref->guest >> c->bits;
   struct amendment a = {
-    .key = METADATA_KEY_L2 (cluster / PAGE_ENTRIES),
+    .key = METADATA_KEY_L2 (ref->cluster / PAGE_ENTRIES),
     .page = ref->where & ~UINT64_C (4095),
-    .index = cluster % PAGE_ENTRIES,
+    .index = ref->cluster % PAGE_ENTRIES,
     .old = ref->entry,
     .new = to << c->bits,
     .freed = 1,
@@ -230,7 +231,7 @@ choose_place (struct compact *c, const struct walk_table *table,
   if (at == UINT64_MAX)
     at = find_window (c, end, DATA);
   if (at == UINT64_MAX)
-    c->pack = true;             /* from the next batch on */
+    c->pack_next = true;
   return at;
 }
 
@@ -349,7 +350,7 @@ move_tables (struct compact *c)
   int r;
 
   do {
-    packing = c->pack;
+    packing = c->pack = c->pack_next;
     r = place_tables (c, &left);
     if (r == 0 && left > 0)
       r = repair_settle (c->look);
@@ -357,7 +358,7 @@ move_tables (struct compact *c)
       r = qed_progress_tell (&c->look->options->progress,
                              c->look->table_count - left,
                              c->look->table_count);
-  } while (r == 0 && (left > 0 || packing != c->pack));
+  } while (r == 0 && (left > 0 || packing != c->pack_next));
   return r;
 }
 

@@ -106,14 +106,15 @@ image_damage (struct qed_image *image, const char *fmt, ...)
 
 /* EIO, after a failed sync, stays. */
 void
-image_mended (struct qed_image *image)
+image_mended (struct qed_image *image, struct space *seen)
 {
   int damage = EROFS;
 
+  if (space_enter_all (&image->space, seen) == 0)
+    space_complete (&image->space);
   atomic_store (&image->damaged, false);
   if (!image->read_only)
     atomic_compare_exchange_strong (&image->refuse, &damage, 0);
-  space_complete (&image->space);
   log_warning (&image->options.log, "%s: repaired: writes are accepted again",
                image->path);
 }

@@ -28,6 +28,7 @@ struct looking {
   pthread_cond_t cond;
   bool ended;
   _Atomic bool cancelled;
+  bool missed;                  /* references that are wanted, perhaps */
 };
 
 /* ---- Problems ---- */
@@ -77,6 +78,10 @@ found (struct survey *survey, const struct qed_problem *problem)
   struct looking *looking = (struct looking *)
     ((char *) survey - offsetof (struct looking, survey));
 
+  if (looking->wanted) {        /* the first look has named it */
+    looking->missed |= hides_references (problem->code);
+    return;
+  }
   if (hides_references (problem->code))
     looking->look->leaks_known = false;
   add_problem (looking->look, problem);
@@ -99,32 +104,60 @@ suspect (struct survey *survey, const struct qed_problem *problem)
 }
 
 static int
-shared_entry (struct survey *survey, uint64_t where, uint64_t entry,
-              uint64_t guest)
-{
-  struct look *look = ((struct looking *) ((char *) survey - offsetof
-                                           (struct looking, survey)))->look;
-  void *list = look->references;
-
-  if (!grow_list (&list, look->reference_count, &look->reference_capacity,
-                  sizeof *look->references)) {
-    look->more = true;
-    return 0;
-  }
-  look->references = list;
-  look->references[look->reference_count++] =
-    (struct look_reference) { entry, guest, where };
-  return 0;
-}
-
-static int
 compare_references (const void *a, const void *b)
 {
   const struct look_reference *s = a, *t = b;
 
   if (s->entry != t->entry)
     return s->entry < t->entry ? -1 : 1;
-  return s->guest < t->guest ? -1 : s->guest > t->guest;
+  return s->cluster < t->cluster ? -1 : s->cluster > t->cluster;
+}
+
+/* There are too many: those to the last clusters go, so that what is kept of
+ * the others is all there is; but of a single cluster's what came first.
+ */
+static void
+narrow (struct look *look)
+{
+  struct look_reference *list = look->references;
+  size_t n = look->reference_count, i = n / 2;
+
+  look->more = true;
+  if (look->reference_limit == list[0].entry + 1)
+    return;
+  qsort (list, n, sizeof *list, compare_references);
+  while (i > 0 && list[i - 1].entry == list[i].entry)
+    i--;
+  while (i < n && list[i].entry == list[0].entry)
+    i++;
+  look->reference_limit = i < n ? list[i].entry : list[0].entry + 1;
+  look->reference_count = i;
+}
+
+static int
+shared_entry (struct survey *survey, uint64_t where, uint64_t entry,
+              uint64_t cluster)
+{
+  struct look *look = ((struct looking *) ((char *) survey - offsetof
+                                           (struct looking, survey)))->look;
+  void *list = look->references;
+
+  if (entry >= look->reference_limit)
+    return 0;
+  if (!grow_list (&list, look->reference_count, &look->reference_capacity,
+                  sizeof *look->references)) {
+    if (look->reference_count == 0)
+      return -ENOMEM;
+    narrow (look);
+    if (entry >= look->reference_limit ||
+        look->reference_count == look->reference_capacity)
+      return 0;
+    list = look->references;
+  }
+  look->references = list;
+  look->references[look->reference_count++] =
+    (struct look_reference) { entry, cluster, where };
+  return 0;
 }
 
 /* The first of the guest's addresses keeps the cluster. */
@@ -150,10 +183,10 @@ report_references (struct looking *looking)
       .code = QED_PROBLEM_CLUSTER_SHARED,
       .where = ref->where,
       .value = ref->entry,
-      .other = first->guest,
     };
-    survey_set_guest (&looking->survey, &problem, 0,
-                      ref->guest >> g->cluster_bits, 1);
+    survey_set_guest (g, &problem, 0, first->cluster, 1);
+    problem.other = problem.guest;
+    survey_set_guest (g, &problem, 0, ref->cluster, 1);
     add_problem (look, &problem);
   }
 }
@@ -349,6 +382,8 @@ conclude (struct looking *looking)
   struct survey *survey = &looking->survey;
 
   report_references (looking);
+  if (look->more && look->counts[QED_PROBLEM_CLUSTER_SHARED] < survey->clashes)
+    look->counts[QED_PROBLEM_CLUSTER_SHARED] = survey->clashes;
   if (look->count > 0)
     qsort (look->problems, look->count, sizeof *look->problems,
            compare_problems);
@@ -392,10 +427,13 @@ run_looking (struct look *look, const struct bitmap *wanted)
   if (r < 0)
     return r;
   look->reference_count = 0;
+  look->reference_limit = UINT64_MAX;
   pthread_mutex_init (&looking.lock, NULL);
   pthread_cond_init (&looking.cond, NULL);
   run_job (&looking);
   r = looking.job.error;
+  if (r == 0 && looking.missed)
+    r = -EIO;
   if (r == 0 && wanted == NULL)
     r = conclude (&looking);
   pthread_cond_destroy (&looking.cond);
@@ -491,10 +529,9 @@ look_table_range (const struct look *look, uint64_t l1_index, uint64_t first,
                   uint64_t *guest, uint64_t *bytes)
 {
   const struct format_geometry *g = &look->image->geometry;
-  struct survey survey = { .image = look->image };
   struct qed_problem problem;
 
-  survey_set_guest (&survey, &problem, l1_index, first, g->entries - first);
+  survey_set_guest (g, &problem, l1_index, first, g->entries - first);
   *guest = problem.guest;
   *bytes = problem.guest_bytes;
 }

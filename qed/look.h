@@ -22,7 +22,7 @@
 /* A reference to a data cluster. */
 struct look_reference {
   uint64_t entry;               /* what it says: a place in the file */
-  uint64_t guest, where;        /* the guest's address; the entry's place */
+  uint64_t cluster, where;      /* of the guest; the entry's place */
 };
 
 /* An L1 entry that names a table which another one names, too. */
@@ -65,6 +65,7 @@ struct look {
   /* Of look_references. */
   struct look_reference *references;
   size_t reference_count, reference_capacity;
+  uint64_t reference_limit;     /* all to clusters below it are there */
 };
 
 /* Read all tables.  look->space has what is referenced, afterwards. */
@@ -86,8 +87,9 @@ const struct walk_table *look_table_at (const struct look *look,
 void look_table_range (const struct look *look, uint64_t l1_index,
                        uint64_t first, uint64_t *guest, uint64_t *bytes);
 
-/* Find who refers to the clusters of a set: the first of them, if there are
- * too many for one call.
+/* Find who refers to the clusters of a set.  If there are too many for one
+ * call: to the first clusters of it, and reference_limit isn't UINT64_MAX.
+ * -EIO if some tables can't be read now.
  */
 int look_references (struct look *look, const struct bitmap *wanted);
 

@@ -23,19 +23,53 @@ repair_is_wrong_entry (const struct look *look,
     (code >= QED_PROBLEM_L2_PAST_END && code <= QED_PROBLEM_ENTRY_INTO_TABLE);
 }
 
+/* Of two tables that overlap, the one that holds noise, if the other does
+ * not.
+ */
+static const struct walk_table *
+wrong_of_two (const struct look *look, const struct qed_problem *problem)
+{
+  const struct walk_table *first = look_table_at (look, problem->value);
+  const struct walk_table *second = repair_set_apart (look, problem);
+
+  if (first == NULL || second == NULL || first->noise == second->noise)
+    return NULL;
+  return first->noise ? first : second;
+}
+
 /* A cluster of data is a table too: of the two, the table is the wrong one if
- * no entry in it is valid.
+ * no entry in it is valid, or it holds noise.
+ */
+const struct walk_table *
+repair_wrong_table (const struct look *look,
+                    const struct qed_problem *problem)
+{
+  const struct walk_table *table;
+
+  if (problem->code == QED_PROBLEM_TABLE_OVERLAP)
+    return wrong_of_two (look, problem);
+  if (problem->code != QED_PROBLEM_ENTRY_INTO_TABLE)
+    return NULL;
+  table = look_table_at (look, problem->value);
+  return table && (table->noise || table->valid == 0) ? table : NULL;
+}
+
+bool
+repair_is_noise (const struct look *look, const struct qed_problem *problem)
+{
+  const struct walk_table *table = repair_wrong_table (look, problem);
+
+  return table && table->noise;
+}
+
+/* When those are gone that hold noise: what seemed to be wrong with the others
+ * may have been their doing.
  */
 bool
 repair_is_no_table (const struct look *look,
                     const struct qed_problem *problem)
 {
-  const struct walk_table *table;
-
-  if (problem->code != QED_PROBLEM_ENTRY_INTO_TABLE)
-    return false;
-  table = look_table_at (look, problem->value);
-  return table && table->valid == 0;
+  return repair_wrong_table (look, problem) != NULL;
 }
 
 bool
@@ -136,7 +170,7 @@ tell_loss (const struct look *look, const struct qed_problem *problem,
   const struct walk_table *table;
 
   if (repair_is_no_table (look, problem))
-    loss_of_table (look, look_table_at (look, problem->value), result);
+    loss_of_table (look, repair_wrong_table (look, problem), result);
   else if (repair_is_wrong_entry (look, problem))
     loss_of_entry (look, problem, result);
   else if (repair_is_of_table (look, problem) &&

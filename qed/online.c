@@ -196,6 +196,8 @@ clear_named (struct online *online)
   for (i = 0; i < look->reference_count && r == 0; i++)
     r = bitmap_set (&online->space.used, look->references[i].entry >> bits,
                     &was);
+  if (r == 0 && look->reference_limit != UINT64_MAX)
+    r = -EFBIG;                 /* some of it was not seen */
   return r == 0 ? add_unnamed (online) : r;
 }
 
@@ -292,11 +294,22 @@ wait_for_guards (struct qed_image *image)
     nanosleep (&(struct timespec) { .tv_nsec = 1000000 }, NULL);
 }
 
+/* What seems to be a table may be data: nothing of that is changed here. */
 static bool
-is_for_online (const struct qed_problem *problem)
+is_in_noise (const struct look *look, uint64_t where)
+{
+  const struct walk_table *table = look_table_at (look, where);
+
+  return table && table->noise;
+}
+
+static bool
+is_for_online (const struct look *look, const struct qed_problem *problem)
 {
   return problem->code >= QED_PROBLEM_L2_PAST_END &&
-    problem->code <= QED_PROBLEM_CLUSTER_SHARED;
+    problem->code <= QED_PROBLEM_CLUSTER_SHARED &&
+    repair_wrong_table (look, problem) == NULL &&
+    !is_in_noise (look, problem->where);
 }
 
 static int
@@ -318,7 +331,7 @@ mend_all (struct online *online)
 
   wait_for_guards (look->image);        /* writes are refused by now */
   for (i = 0; i < look->count && r == 0; i++)
-    if (is_for_online (&look->problems[i]))
+    if (is_for_online (look, &look->problems[i]))
       r = mend (online, &look->problems[i]);
   return r == 0 ? qed_request_sync (look->image, QED_OP_FLUSH, NULL, 0, 0, 0)
     : r;
@@ -365,7 +378,7 @@ repair_online (struct online *online)
   if (r == 0)
     check_count_fixed (&first, online->result);
   if (r == 0 && look->count == 0 && atomic_load (&look->image->damaged))
-    image_mended (look->image);
+    image_mended (look->image, &online->space);
   return r;
 }
 
@@ -414,7 +427,7 @@ qed_check_online (struct qed_image *image,
     space_release_hold (&image->space);
     image_kick (image);
   }
-  result->need_check = (image->header.features & QED_F_NEED_CHECK) != 0;
+  result->need_check = atomic_load (&image->need_check);
   look_free (&online.look);
   space_destroy (&online.space);
   return r;

@@ -122,7 +122,7 @@ unlink_table (struct look *look, const struct qed_problem *problem,
               struct qed_check_result *result)
 {
   const struct format_geometry *g = &look->image->geometry;
-  const struct walk_table *table = look_table_at (look, problem->value);
+  const struct walk_table *table = repair_wrong_table (look, problem);
   struct qed_problem culprit = {
     .code = QED_PROBLEM_TABLE_OVERLAP,
     .where = g->l1_offset + table->l1_index * 8,
@@ -205,6 +205,7 @@ static const struct mending {
                struct qed_check_result *result);
   const char *would;
 } mendings[] = {
+  { repair_is_noise,    unlink_table,   "the table would be unlinked" },
   { repair_is_no_table, unlink_table,   "the table would be unlinked" },
   { repair_is_wrong_entry, repair_drop_entry, "would be set to unallocated" },
   { repair_is_of_table, repair_table,   "what is valid would be copied to a "

@@ -51,6 +51,12 @@ int repair_drop_entry (struct look *look, const struct qed_problem *problem,
 int repair_copy_cluster (struct look *look,
                          const struct qed_problem *problem);
 
+/* The table that is none, if a problem is that of two things in one place one
+ * is a table, and it is clear that it is not; else NULL.
+ */
+const struct walk_table *repair_wrong_table (const struct look *look,
+                                             const struct qed_problem *problem);
+
 /* Reserve a cluster, or a table's clusters, which read as zeros. */
 int repair_reserve (struct qed_image *image, bool table,
                     struct space_run *run);
@@ -70,6 +76,8 @@ bool repair_is_wrong_entry (const struct look *look,
                             const struct qed_problem *problem);
 
 /* A cluster of data that is a table too, of which the table is wrong. */
+bool repair_is_noise (const struct look *look,
+                      const struct qed_problem *problem);
 bool repair_is_no_table (const struct look *look,
                          const struct qed_problem *problem);
 

@@ -143,6 +143,35 @@ space_check_sparse (const struct space *space)
   return too_sparse (&space->used) ? -EFBIG : 0;
 }
 
+static int
+enter_bitmap (struct bitmap *into, struct bitmap *from, uint64_t limit)
+{
+  uint64_t i = 0;
+  bool was;
+  int r = 0;
+
+  while (r == 0 && (i = bitmap_next_set (from, i, limit)) < limit)
+    r = bitmap_set (into, i++, &was);
+  return r;
+}
+
+int
+space_enter_all (struct space *space, struct space *from)
+{
+  int r = 0;
+
+  pthread_mutex_lock (&space->lock);
+  if (!space->reuse) {
+    if (space->end < from->end)
+      space->end = from->end;
+    r = enter_bitmap (&space->used, &from->used, from->end);
+    if (r == 0)
+      r = enter_bitmap (&space->tables, &from->tables, from->end);
+  }
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
 void
 space_complete (struct space *space)
 {

@@ -90,6 +90,9 @@ int space_enter_run (struct space *space, uint64_t first, uint64_t n,
 /* -EFBIG as above, for space_enter_run: to be asked now and then. */
 int space_check_sparse (const struct space *space);
 
+/* Enter what another space has, unless everything was entered already. */
+int space_enter_all (struct space *space, struct space *from);
+
 /* Everything was entered: free clusters may be reused and the tail cut. */
 void space_complete (struct space *space);
 

@@ -11,6 +11,9 @@
 /* Tables take room in the file: more are only in a hostile, sparse one. */
 #define TABLES_MAX ((size_t) 1 << 22)
 
+/* So many wrong entries in a page are more than a few accidents. */
+#define NOISE_MIN 16u
+
 static struct survey *
 survey_of (struct tablewalk *walk)
 {
@@ -39,14 +42,14 @@ survey_guest (const struct survey *survey, uint64_t l1_index, uint64_t index)
 }
 
 void
-survey_set_guest (const struct survey *survey, struct qed_problem *problem,
+survey_set_guest (const struct format_geometry *g, struct qed_problem *problem,
                   uint64_t l1_index, uint64_t index, uint64_t entries)
 {
-  const struct format_geometry *g = &survey->image->geometry;
   uint64_t clusters = ((g->image_size - 1) >> g->cluster_bits) + 1;
   uint64_t first = (l1_index << g->entries_bits) + index;
 
-  problem->guest = first << g->cluster_bits;
+  problem->guest = first > UINT64_MAX >> g->cluster_bits
+    ? UINT64_MAX : first << g->cluster_bits;
   problem->guest_bytes = 0;
   if (g->image_size == 0 || first >= clusters)
     return;
@@ -111,7 +114,7 @@ report_l1 (struct survey *survey, enum qed_problem_code code, uint64_t index,
 
   if (code == QED_PROBLEM_TABLE_TRUNCATED)
     first = (atomic_load (&survey->image->space.length_bytes) - entry) / 8;
-  survey_set_guest (survey, &problem, index, first, g->entries - first);
+  survey_set_guest (&survey->image->geometry, &problem, index, first, g->entries - first);
   report (survey, &problem);
 }
 
@@ -216,6 +219,22 @@ enter_table (struct survey *survey, const struct walk_table *table)
   return r;
 }
 
+/* Each once, whatever number of entries name it: else a file of little size
+ * could have tables without end.
+ */
+static void
+sort_doubtful (struct survey_tables *tables)
+{
+  size_t i, kept = 0;
+
+  if (tables->count > 0)
+    qsort (tables->list, tables->count, sizeof *tables->list, compare_tables);
+  for (i = 0; i < tables->count; i++)
+    if (i == 0 || tables->list[i].offset != tables->list[kept - 1].offset)
+      tables->list[kept++] = tables->list[i];
+  tables->count = kept;
+}
+
 /* What of the tables that L1 can't have named is within the file. */
 static int
 enter_doubtful (struct survey *survey)
@@ -230,6 +249,7 @@ enter_doubtful (struct survey *survey)
   size_t i;
   int r = 0;
 
+  sort_doubtful (&survey->doubtful);
   pthread_mutex_lock (&space->lock);
   for (i = 0; i < survey->doubtful.count && r == 0; i++) {
     table = &survey->doubtful.list[i];
@@ -266,7 +286,8 @@ survey_sort_tables (struct survey *survey)
                  ? QED_PROBLEM_TABLE_SHARED : QED_PROBLEM_TABLE_OVERLAP,
                  table->l1_index, table->offset,
                  survey_guest (survey, last->l1_index, 0));
-      if (table->offset != last->offset && r == 0)
+      if (table->offset != last->offset &&
+          table->offset != table[-1].offset && r == 0)
         r = add_table (&survey->doubtful, table->offset, table->l1_index);
       continue;
     }
@@ -309,7 +330,7 @@ report_l2 (struct survey *survey, struct walk_table *table,
   };
 
   table->wrong += code != QED_PROBLEM_CLUSTER_SHARED;
-  survey_set_guest (survey, &problem, table->l1_index, index, 1);
+  survey_set_guest (&survey->image->geometry, &problem, table->l1_index, index, 1);
   report (survey, &problem);
 }
 
@@ -326,8 +347,11 @@ clash (struct survey *survey, struct walk_table *table, uint64_t index,
     code = QED_PROBLEM_ENTRY_INTO_TABLE;
     table->valid--;
   }
-  else if (!survey->quiet && bitmap_set (&survey->shared, cluster, &was) < 0)
-    return -ENOMEM;
+  else if (!survey->quiet) {
+    survey->clashes++;
+    if (bitmap_set (&survey->shared, cluster, &was) < 0)
+      return -ENOMEM;
+  }
   if (code == QED_PROBLEM_CLUSTER_SHARED && survey->shared_entry)
     survey->whole = false;
   else
@@ -395,7 +419,34 @@ run_length (const struct survey *survey, const struct walk_table *table,
   return i;
 }
 
-/* With the space locked. */
+/* Which of the pages hold more that can't be right than what may be.  With the
+ * space locked.
+ */
+static void
+judge_pages (struct survey *survey, struct walk_table *table,
+             const unsigned char *buf, size_t n)
+{
+  const struct format_geometry *g = &survey->image->geometry;
+  const uint64_t length = atomic_load (&survey->image->space.length_bytes);
+  unsigned right = 0, wrong = 0;
+  uint64_t entry;
+  size_t i;
+
+  for (i = 0; i < n; i++) {
+    entry = format_get64 (buf + i * 8);
+    if (entry > FORMAT_ENTRY_ZERO &&
+        (!is_plausible (g, entry, length) ||
+         bitmap_test (&survey->space->tables, entry >> g->cluster_bits)))
+      wrong++;
+    else if (entry != 0)
+      right++;
+    if ((i + 1) % PAGE_ENTRIES == 0 || i + 1 == n) {
+      table->noise |= wrong > right && wrong >= NOISE_MIN;
+      right = wrong = 0;
+    }
+  }
+}
+
 /* A table that was set apart is no table to others, but to itself. */
 static bool
 is_own (const struct survey *survey, const struct walk_table *table,
@@ -405,13 +456,14 @@ is_own (const struct survey *survey, const struct walk_table *table,
     entry - table->offset < survey->image->geometry.table_bytes;
 }
 
+/* With the space locked. */
 static int
 l2_chunk (struct survey *survey, struct walk_table *table,
           uint64_t first, const unsigned char *buf, size_t n)
 {
   const struct format_geometry *g = &survey->image->geometry;
   const uint64_t length = atomic_load (&survey->image->space.length_bytes);
-  uint64_t entry;
+  uint64_t entry, wrong = table->wrong;
   struct run run;
   size_t i;
   int r = 0;
@@ -442,6 +494,8 @@ l2_chunk (struct survey *survey, struct walk_table *table,
     table->last = entry + ((run.n - 1) << g->cluster_bits);
     r = enter_run (survey, table, &run);
   }
+  if (table->wrong > wrong)
+    judge_pages (survey, table, buf, n);
   return r == 0 ? space_check_sparse (survey->space) : r;
 }
 
@@ -451,6 +505,7 @@ name_chunk (struct survey *survey, const struct walk_table *table,
             uint64_t first, const unsigned char *buf, size_t n)
 {
   unsigned bits = survey->image->geometry.cluster_bits;
+  unsigned table_bits = survey->image->geometry.entries_bits;
   uint64_t entry;
   size_t i;
   int r = 0;
@@ -461,8 +516,7 @@ name_chunk (struct survey *survey, const struct walk_table *table,
         (entry & (survey->image->geometry.cluster_size - 1)) == 0 &&
         bitmap_test ((struct bitmap *) survey->wanted, entry >> bits))
       r = survey->shared_entry (survey, table->offset + (first + i) * 8, entry,
-                                survey_guest (survey, table->l1_index,
-                                              first + i));
+                                (table->l1_index << table_bits) + first + i);
   }
   return r;
 }
@@ -536,11 +590,11 @@ unreadable (struct tablewalk *walk, const struct walk_table *table,
 
   if (table) {
     index = (offset - table->offset) / 8;
-    survey_set_guest (survey, &problem, table->l1_index, index, PAGE_ENTRIES);
+    survey_set_guest (&survey->image->geometry, &problem, table->l1_index, index, PAGE_ENTRIES);
   }
   else {
     index = (offset - g->l1_offset) / 8;
-    survey_set_guest (survey, &problem, index, 0,
+    survey_set_guest (&survey->image->geometry, &problem, index, 0,
                      (uint64_t) PAGE_ENTRIES << g->entries_bits);
   }
   report (survey, &problem);

@@ -38,7 +38,7 @@ struct survey {
    * are not reported when they're found, then.
    */
   int (*shared_entry) (struct survey *survey, uint64_t where, uint64_t entry,
-                       uint64_t guest);
+                       uint64_t cluster);       /* of the guest */
   /* With the space locked, for most of them. */
   void (*found) (struct survey *survey, const struct qed_problem *problem);
   /* NULL, or: wrong entries of tables that were set apart. */
@@ -51,6 +51,7 @@ struct survey {
   uint64_t allocated, fragmented;       /* clusters */
   struct bitmap shared;         /* data clusters with more than one
                                  * reference */
+  uint64_t clashes;             /* references to them but the first ones */
   _Atomic uint64_t tables_read, tables_known;   /* for the progress */
 
   /* The survey's. */
@@ -77,8 +78,10 @@ void survey_name (struct survey *survey, const struct bitmap *wanted);
 uint64_t survey_guest (const struct survey *survey, uint64_t l1_index,
                        uint64_t index);
 
-/* Fill in the guest's range of so many entries, as far as the image goes. */
-void survey_set_guest (const struct survey *survey,
+/* Fill in the guest's range of so many entries, as far as the image goes;
+ * problem->guest is UINT64_MAX where no address reaches.
+ */
+void survey_set_guest (const struct format_geometry *g,
                        struct qed_problem *problem, uint64_t l1_index,
                        uint64_t index, uint64_t entries);
 

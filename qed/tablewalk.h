@@ -11,6 +11,7 @@
 #ifndef QED_TABLEWALK_H
 #define QED_TABLEWALK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +28,8 @@ struct walk_table {
   /* The owner's; 0 to start with. */
   uint64_t last;                /* the entry before */
   uint64_t valid, wrong;        /* entries, without those that are 0 */
+  bool noise;                   /* a page has many wrong ones, and fewer
+                                 * others */
 };
 
 struct tablewalk {

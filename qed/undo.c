@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -68,6 +69,26 @@ write_file_header (struct undo_file *undo, struct storage *image)
   return r;
 }
 
+/* Its name is durable too. */
+static int
+sync_directory (const char *path)
+{
+  char *copy = strdup (path);
+  int fd, r = 0;
+
+  if (copy == NULL)
+    return -ENOMEM;
+  fd = open (dirname (copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd == -1 && errno == EACCES)      /* written to, but not read */
+    ;
+  else if (fd == -1 || (fsync (fd) == -1 && errno != EINVAL))
+    r = -errno;
+  if (fd != -1)
+    close (fd);
+  free (copy);
+  return r;
+}
+
 int
 undo_file_create (struct undo_file *undo, const char *path,
                   struct storage *image)
@@ -80,6 +101,8 @@ undo_file_create (struct undo_file *undo, const char *path,
   if (undo->fd == -1)
     return -errno;
   r = write_file_header (undo, image);
+  if (r == 0)
+    r = sync_directory (path);
   if (r < 0) {
     undo_file_close (undo);
     unlink (path);

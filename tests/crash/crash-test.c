@@ -34,10 +34,12 @@
 #include "commit-life.h"
 #include "craft.h"
 #include "life.h"
+#include "repair-life.h"
 #include "sim.h"
 
 #define STATES_DEFAULT 2000u
 #define SELF_TEST_STATES 40000u /* within so many it must be noticed */
+#define REPAIR_SEEDS 4u         /* one in so many seeds is repaired, too */
 #define ALL_STEPS_STATES 1000u  /* after so many each step met a crash */
 #define COMMITS 4u              /* one in so many lives is of that kind */
 
@@ -84,7 +86,7 @@ struct arguments {
   uint64_t seed, states;
   int geometry, backing;
   enum life_kind life;
-  bool reshape, self_test, steps;
+  bool reshape, self_test, steps, repairs;
 };
 
 static void
@@ -104,6 +106,7 @@ usage (FILE *out)
            "  --leave-out J:S   leave out step S of job J\n"
            "  --self-test       leave out each step that a rule needs, and "
            "notice it\n"
+           "  --repairs         repairs of damaged images alone\n"
            "  --steps           list at which steps power failed\n"
            "  --trace           print everything that happens\n",
            STATES_DEFAULT);
@@ -130,8 +133,13 @@ run_states (const struct arguments *args, uint64_t states)
 {
   uint64_t seed;
 
-  for (seed = args->seed; life_totals.states < states; seed++)
-    run_life (args, seed);
+  for (seed = args->seed; life_totals.states < states; seed++) {
+    if (!args->repairs)
+      run_life (args, seed);
+    if (args->repairs || (seed % REPAIR_SEEDS == 0 && !args->reshape &&
+                          args->life == LIFE_ANY && !sim_left_out))
+      repair_life_run (seed, args->geometry);
+  }
 }
 
 /* A step that never meets a crash isn't tested. */
@@ -147,7 +155,7 @@ run (const struct arguments *args)
           " times freed clusters were reused\n", life_totals.states,
           life_totals.lives, life_totals.crashes, steps - missed, steps,
           life_totals.reused);
-  if (args->states < ALL_STEPS_STATES || sim_left_out ||
+  if (args->states < ALL_STEPS_STATES || sim_left_out || args->repairs ||
       args->life != LIFE_ANY)
     return 0;
   if (missed > 0)
@@ -219,7 +227,7 @@ self_test (const struct arguments *args)
 
 enum { OPTION_SEED = 1, OPTION_STATES, OPTION_GEOMETRY, OPTION_BACKING,
        OPTION_LIFE, OPTION_RESHAPE, OPTION_LEAVE_OUT, OPTION_SELF_TEST,
-       OPTION_STEPS, OPTION_TRACE, OPTION_HELP };
+       OPTION_STEPS, OPTION_REPAIRS, OPTION_TRACE, OPTION_HELP };
 
 static uint64_t
 number (const char *s)
@@ -281,6 +289,7 @@ parse (int argc, char **argv, struct arguments *args)
     { "reshape", no_argument, NULL, OPTION_RESHAPE },
     { "leave-out", required_argument, NULL, OPTION_LEAVE_OUT },
     { "self-test", no_argument, NULL, OPTION_SELF_TEST },
+    { "repairs", no_argument, NULL, OPTION_REPAIRS },
     { "steps", no_argument, NULL, OPTION_STEPS },
     { "trace", no_argument, NULL, OPTION_TRACE },
     { "help", no_argument, NULL, OPTION_HELP },
@@ -298,6 +307,7 @@ parse (int argc, char **argv, struct arguments *args)
     case OPTION_RESHAPE: args->reshape = true; break;
     case OPTION_LEAVE_OUT: sim_left_out = optarg; break;
     case OPTION_SELF_TEST: args->self_test = true; break;
+    case OPTION_REPAIRS: args->repairs = true; break;
     case OPTION_STEPS: args->steps = true; break;
     case OPTION_TRACE: sim_tracing = true; break;
     case OPTION_HELP: usage (stdout); exit (0);

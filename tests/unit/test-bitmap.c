@@ -171,6 +171,31 @@ test_full_run (void **state)
   bitmap_destroy (&bitmap);
 }
 
+/* What is not there isn't asked for bit by bit, nor chunk by chunk. */
+static void
+test_next_set (void **state)
+{
+  const uint64_t far = UINT64_C (1) << 51;
+  struct bitmap bitmap;
+  bool was;
+
+  (void) state;
+  bitmap_init (&bitmap);
+  assert_true (bitmap_next_set (&bitmap, 0, far) == far);
+  assert_int_equal (bitmap_set (&bitmap, far, &was), 0);
+  assert_int_equal (bitmap_set (&bitmap, 1000, &was), 0);
+  assert_true (bitmap_next_set (&bitmap, 0, far) == 1000);
+  assert_true (bitmap_next_set (&bitmap, 1001, far) == far);
+  assert_true (bitmap_next_set (&bitmap, 1001, far + 1) == far);
+  assert_true (bitmap_next_set (&bitmap, far + 1, 2 * far) == 2 * far);
+  assert_int_equal (bitmap_set (&bitmap, 5000, &was), 0);
+  assert_true (bitmap_next_set (&bitmap, 1001, far) == 5000);
+  bitmap_clear (&bitmap, 5000);
+  assert_true (bitmap_next_set (&bitmap, 1001, far) == far);
+  assert_true (bitmap_next_set (&bitmap, 0, 0) == 0);
+  bitmap_destroy (&bitmap);
+}
+
 int
 main (void)
 {
@@ -179,6 +204,7 @@ main (void)
     cmocka_unit_test (test_full_run),
     cmocka_unit_test (test_random),
     cmocka_unit_test (test_many_chunks),
+    cmocka_unit_test (test_next_set),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "craft.h"
+#include "life.h"
+#include "repair-life.h"
+#include "sim-storage.h"
+#include "sim.h"
+#include "stamp.h"
+
+#define CRASHES_MAX 6u          /* of a repair */
+#define DEPTH_MAX 2u            /* repairs of what a crash in a repair left */
+#define DAMAGES_MAX 8u
+
+/* A cluster of the guest's disk, and the one that it is to read as; both are
+ * the same where nothing was planted.
+ */
+struct expected {
+  uint64_t cluster, source;
+};
+
+static struct {
+  uint64_t seed;
+  unsigned geometry;
+  struct shape shape;
+  struct random random, crash_random;
+  struct disk *before;          /* without damage */
+  struct walk walk;             /* of it */
+  struct expected *expected;
+  size_t count;
+  uint64_t crash_rate;
+  struct disk *disk;            /* that is repaired now */
+  struct disk *crashes[CRASHES_MAX];
+  unsigned crash_count, crash_max;
+  unsigned depth;
+  char where[64];               /* of the last crash */
+  char damage[256];
+} life;
+
+static void
+describe (void)
+{
+  fprintf (stderr, "crash-test: repair %u, the last crash at %s; planted:%s\n"
+           "crash-test: to reproduce: crash-test --repairs --seed %" PRIu64
+           " --states 1 --geometry %s --trace\n", life.depth, life.where,
+           life.damage, life.seed, geometry_names[life.geometry]);
+}
+
+static void
+engine_says (void *opaque, enum qed_log_level level, const char *message)
+{
+  (void) opaque;
+  (void) level;
+  sim_trace ("# %s", message);
+}
+
+/* ---- What is expected ---- */
+
+static void
+expect (uint64_t cluster, uint64_t source)
+{
+  if (life.count % 256 == 0) {
+    life.expected = realloc (life.expected, (life.count + 256) *
+                             sizeof *life.expected);
+    if (life.expected == NULL)
+      abort ();
+  }
+  life.expected[life.count++] = (struct expected) { cluster, source };
+}
+
+static void
+expect_all (void)
+{
+  size_t i;
+
+  for (i = 0; i < life.walk.entry_count; i++)
+    expect (life.walk.entries[i].cluster, life.walk.entries[i].cluster);
+}
+
+static void
+judge_cluster (const struct disk *disk, const struct walk *walk,
+               const struct expected *e)
+{
+  uint64_t per_cluster = walk->cluster_size / SECTOR, s;
+  static const unsigned char zeros[SECTOR];
+  const unsigned char *is, *was;
+
+  for (s = 0; s < per_cluster; s++) {
+    is = walk_sector (disk, walk, e->cluster * per_cluster + s);
+    was = walk_sector (life.before, &life.walk, e->source * per_cluster + s);
+    if (memcmp (is ? is : zeros, was ? was : zeros, SECTOR) != 0)
+      sim_violation ("repaired: guest cluster 0x%" PRIx64 " is not as it was: "
+                     "sector %" PRIu64 " holds %s", e->cluster, s,
+                     is ? stamp_to_text (is) : "zeros");
+  }
+}
+
+static void
+judge_repaired (const struct disk *disk)
+{
+  struct walk walk;
+  size_t i;
+
+  life_totals.states++;
+  walk_image (disk, &walk);
+  if (walk.problem[0])
+    sim_violation ("repaired: %s", walk.problem);
+  if (walk.features & WALK_NEED_CHECK || walk.debris_count > 0)
+    sim_violation ("repaired: NEED_CHECK is %s, %zu entries are past the end",
+                   walk.features & WALK_NEED_CHECK ? "set" : "clear",
+                   walk.debris_count);
+  if (disk_can_grow (disk) && disk_length (disk) != walk.end_of_use)
+    sim_violation ("repaired: the file is 0x%" PRIx64 " bytes long, its use "
+                   "ends at 0x%" PRIx64, disk_length (disk), walk.end_of_use);
+  for (i = 0; i < walk.end_of_use / walk.cluster_size; i++)
+    if (!walk_is_used (&walk, i) && i * walk.cluster_size > walk.l1_offset)
+      sim_violation ("repaired: cluster 0x%zx is not in use", i);
+  for (i = 0; i < life.count; i++)
+    judge_cluster (disk, &walk, &life.expected[i]);
+  walk_destroy (&walk);
+}
+
+/* ---- Damage ---- */
+
+static void
+poke64 (struct disk *disk, uint64_t offset, uint64_t value)
+{
+  const unsigned char *old = disk_sector (disk, offset / SECTOR);
+  unsigned char buf[SECTOR] = { 0 };
+  unsigned i;
+
+  if (old)
+    memcpy (buf, old, SECTOR);
+  for (i = 0; i < 8; i++)
+    buf[offset % SECTOR + i] = (unsigned char) (value >> 8 * i);
+  disk_poke (disk, offset / SECTOR, buf);
+}
+
+static uint64_t
+peek64 (const struct disk *disk, uint64_t offset)
+{
+  const unsigned char *data = disk_sector (disk, offset / SECTOR);
+  uint64_t value = 0;
+  unsigned i;
+
+  for (i = 8; data && i > 0; i--)
+    value = value << 8 | data[offset % SECTOR + i - 1];
+  return value;
+}
+
+static uint64_t
+per_table (void)
+{
+  return life.walk.table_bytes / 8;
+}
+
+/* An L1 index within the image that names a table, which was there before the
+ * damage, or none; UINT64_MAX.
+ */
+static uint64_t
+draw_table (const struct disk *disk, bool used)
+{
+  uint64_t tables = life.walk.image_size / life.walk.cluster_size /
+    per_table (), i, n;
+
+  for (n = 0; n < 64 && tables > 0; n++) {
+    i = random_below (&life.random, tables);
+    if ((peek64 (used ? life.before : disk, life.walk.l1_offset + i * 8) !=
+         0) == used)
+      return i;
+  }
+  return UINT64_MAX;
+}
+
+/* Where an entry of a table lies that says nothing, and for which cluster. */
+static uint64_t
+draw_entry (const struct disk *disk, uint64_t *cluster)
+{
+  uint64_t index = draw_table (disk, true), table, i, n;
+
+  if (index == UINT64_MAX)
+    return 0;
+  table = peek64 (disk, life.walk.l1_offset + index * 8);
+  for (n = 0; n < 64; n++) {
+    i = random_below (&life.random, per_table ());
+    *cluster = index * per_table () + i;
+    if (peek64 (disk, table + i * 8) == 0)
+      return table + i * 8;
+  }
+  return 0;
+}
+
+static const struct walk_entry *
+draw_data (void)
+{
+  const struct walk_entry *entry;
+  unsigned n;
+
+  for (n = 0; n < 64 && life.walk.entry_count > 0; n++) {
+    entry = &life.walk.entries[random_below (&life.random,
+                                             life.walk.entry_count)];
+    if (entry->offset != 0)
+      return entry;
+  }
+  return NULL;
+}
+
+static bool
+plant_shared (struct disk *disk)
+{
+  const struct walk_entry *entry = draw_data ();
+  uint64_t cluster, at = draw_entry (disk, &cluster);
+
+  if (entry == NULL || at == 0)
+    return false;
+  poke64 (disk, at, entry->offset);
+  expect (cluster, entry->cluster);
+  return true;
+}
+
+static bool
+plant_wrong (struct disk *disk)
+{
+  uint64_t cluster, at = draw_entry (disk, &cluster);
+  const uint64_t values[] = {
+    12345, 2, life.walk.cluster_size * 3 + 512, disk_length (disk) * 2 &
+    -life.walk.cluster_size, UINT64_C (1) << 50, life.walk.l1_offset,
+    at & -life.walk.cluster_size,
+  };
+
+  if (at == 0)
+    return false;
+  poke64 (disk, at, values[random_below (&life.random, sizeof values /
+                                         sizeof values[0])]);
+  return true;
+}
+
+/* Both read as the one did. */
+static bool
+plant_shared_table (struct disk *disk)
+{
+  uint64_t from = draw_table (disk, true), to = draw_table (disk, false);
+  const struct walk_entry *entry;
+  size_t i;
+
+  if (from == UINT64_MAX || to == UINT64_MAX)
+    return false;
+  poke64 (disk, life.walk.l1_offset + to * 8,
+          peek64 (disk, life.walk.l1_offset + from * 8));
+  for (i = 0; i < life.walk.entry_count; i++) {
+    entry = &life.walk.entries[i];
+    if (entry->cluster / per_table () == from)
+      expect (to * per_table () + entry->cluster % per_table (),
+              entry->cluster);
+  }
+  return true;
+}
+
+/* What it holds besides is anything. */
+static bool
+plant_overlap (struct disk *disk)
+{
+  uint64_t from = draw_table (disk, true), to = draw_table (disk, false);
+
+  if (from == UINT64_MAX || to == UINT64_MAX ||
+      life.walk.table_bytes == life.walk.cluster_size)
+    return false;
+  from = peek64 (disk, life.walk.l1_offset + from * 8);
+  from += random_one_in (&life.random, 2) ? life.walk.cluster_size
+    : -life.walk.cluster_size;
+  if (from + life.walk.table_bytes > disk_length (disk) ||
+      from < life.walk.l1_offset + life.walk.table_bytes)
+    return false;
+  poke64 (disk, life.walk.l1_offset + to * 8, from);
+  return true;
+}
+
+static bool
+plant_leak (struct disk *disk)
+{
+  uint64_t length = disk_length (disk), s;
+  unsigned char buf[SECTOR];
+
+  if (!disk_can_grow (disk))
+    return false;
+  length = (length + life.walk.cluster_size - 1) & -life.walk.cluster_size;
+  disk_poke_length (disk, length + life.walk.cluster_size);
+  for (s = length / SECTOR; s < length / SECTOR + 8; s++) {
+    stamp_garbage (buf, &life.random, (uint32_t) life.walk.cluster_size);
+    disk_poke (disk, s, buf);
+  }
+  return true;
+}
+
+static const struct {
+  const char *name;
+  bool (*plant) (struct disk *disk);
+} damages[] = {
+  { "shared", plant_shared }, { "wrong", plant_wrong },
+  { "shared-table", plant_shared_table }, { "overlap", plant_overlap },
+  { "leak", plant_leak },
+};
+
+static void
+plant (struct disk *disk)
+{
+  unsigned n = (unsigned) random_below (&life.random, DAMAGES_MAX + 1);
+  size_t i, used;
+
+  if (random_one_in (&life.random, 2))
+    poke64 (disk, 16, life.walk.features | WALK_NEED_CHECK);
+  while (n-- > 0) {
+    i = random_below (&life.random, sizeof damages / sizeof damages[0]);
+    used = strlen (life.damage);
+    if (damages[i].plant (disk))
+      snprintf (life.damage + used, sizeof life.damage - used, " %s",
+                damages[i].name);
+  }
+}
+
+/* ---- Repair ---- */
+
+static void
+crash_point (const char *job, const char *step)
+{
+  bool exposed = disk_is_exposed (life.disk);
+
+  if (life.crash_count == life.crash_max ||
+      !random_one_in (&life.crash_random, exposed ? life.crash_rate / 20
+                      : life.crash_rate))
+    return;
+  snprintf (life.where, sizeof life.where, "%s%s%s", job ? job : "",
+            job ? ":" : "", step);
+  life.crashes[life.crash_count++] = random_one_in (&life.crash_random, 8)
+    ? disk_kill (life.disk) : disk_crash (life.disk, &life.crash_random);
+  life_totals.crashes++;
+  sim_trace ("*** crash %u at %s", life.crash_count, life.where);
+}
+
+static void
+found (void *opaque, const struct qed_problem *problem)
+{
+  char text[QED_PROBLEM_TEXT_SIZE];
+
+  (void) opaque;
+  qed_problem_to_text (problem, text);
+  sim_trace ("# found %s", text);
+}
+
+static void
+fixed (void *opaque, const struct qed_problem *problem, const char *action)
+{
+  char text[QED_PROBLEM_TEXT_SIZE];
+
+  (void) opaque;
+  qed_problem_to_text (problem, text);
+  sim_trace ("# fixed %s: %s", text, action);
+}
+
+/* Only where space is short may a repair fail. */
+static void
+repair_fiber (void *arg)
+{
+  bool *done = arg;
+  struct qed_check_result result;
+  struct qed_check_options check;
+  struct qed_options options;
+  bool short_of_space = !disk_can_grow (life.disk) ||
+    disk_limit (life.disk) != UINT64_MAX;
+  int r;
+
+  qed_options_init (&options);
+  options.path = "image.qed";
+  options.metadata_cache = QED_METADATA_CACHE_MIN;
+  options.log.fn = engine_says;
+  options.log.trace = sim_tracing;
+  qed_check_options_init (&check);
+  check.repair = QED_REPAIR_ALL;
+  check.found = found;
+  check.fixed = fixed;
+  sim_storage_disk = life.disk;
+  r = qed_check (&options, &check, &result);
+  if (r == 0 && result.corruptions == 0 && result.leaks > 0) {
+    check.repair = QED_REPAIR_LEAKS;    /* of tables that were lost */
+    r = qed_check (&options, &check, &result);
+  }
+  *done = r == 0 && result.corruptions == 0 && result.errors == 0;
+  if (!*done && !(short_of_space && r == -ENOSPC))
+    sim_violation ("the repair: %s, %" PRIu64 " corruptions are left",
+                   r < 0 ? strerror (-r) : "success", result.corruptions);
+}
+
+/* Takes over the disk. */
+static void
+repair (struct disk *disk, unsigned depth)
+{
+  struct disk *crashes[CRASHES_MAX];
+  struct random schedule = random_fork (&life.random);
+  unsigned n, i;
+  bool done;
+
+  life.disk = disk;
+  life.depth = depth + 1;
+  life.crash_count = 0;
+  life.crash_max = depth < DEPTH_MAX ? CRASHES_MAX >> depth : 0;
+  sim_trace ("--- repair %u, file 0x%" PRIx64, life.depth, disk_length (disk));
+  sim_at = crash_point;
+  sim_run (&schedule, repair_fiber, &done);
+  sim_at = NULL;
+  if (done)
+    judge_repaired (disk);
+  disk_destroy (disk);
+  n = life.crash_count;
+  memcpy (crashes, life.crashes, sizeof crashes);
+  for (i = 0; i < n; i++)
+    repair (crashes[i], depth + 1);
+}
+
+void
+repair_life_run (uint64_t seed, int geometry)
+{
+  static const unsigned rates[] = { 100, 400, 1500 };
+  struct promise promise;
+  struct disk *disk;
+
+  sim_reset ();
+  memset (&life, 0, sizeof life);
+  sim_describe = describe;
+  life.seed = seed;
+  life.random.state = random_mix (seed) ^ 1;
+  life.geometry = (unsigned) random_below (&life.random, GEOMETRIES - 1);
+  if (geometry >= 0)
+    life.geometry = (unsigned) geometry;
+  craft_shape (&life.shape, life.geometry, 0, &life.random);
+  promise_init (&promise);
+  life.before = craft_image (&life.shape, &promise, &life.random);
+  promise_destroy (&promise);
+  walk_image (life.before, &life.walk);
+  expect_all ();
+  disk = disk_kill (life.before);
+  plant (disk);
+  life.crash_random = random_fork (&life.random);
+  life.crash_rate = rates[random_below (&life.random, 3)];
+  repair (disk, 0);
+  walk_destroy (&life.walk);
+  disk_destroy (life.before);
+  free (life.expected);
+  life_totals.lives++;
+}
