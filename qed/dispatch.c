@@ -166,11 +166,19 @@ image_close_wanted (struct qed_image *image)
   return wanted;
 }
 
+/* If it is a socket. */
+static bool
+storage_stopped (struct storage *s)
+{
+  return s->ops->stop == NULL || s->ops->stop (s);
+}
+
 static bool
 scans_ended (const struct qed_image *image)
 {
   for (; image; image = image_below (image))
-    if (image->scan || (image->backing && !backing_stop (image->backing)))
+    if (image->scan || (image->backing && !backing_stop (image->backing)) ||
+        !storage_stopped (image->storage))
       return false;
   return true;
 }

@@ -410,6 +410,39 @@ image_open_storage (const struct qed_options *options,
   return image_open_backing (options, storage, NULL, image);
 }
 
+/* A guest can write a QED header into its disk: that must not be taken for an
+ * image.
+ */
+static int
+open_remote (const struct qed_options *options, struct storage **storage)
+{
+  const char *uri = options->path;
+  int r;
+
+  if (!options->examine || !options->skip_backing || !options->read_only) {
+    log_error (&options->log, "%s: an image on an NBD server can be checked "
+               "from here and nothing else: run this on the host where the "
+               "file lies", uri);
+    return -EOPNOTSUPP;
+  }
+  r = storage_nbd_open (uri, NULL, &options->log, storage);
+  if (r < 0 || !(*storage)->guest_disk || options->raw_image)
+    return r;
+  log_error (&options->log, "%s: this is a disk that a server of ours serves: "
+             "its content is the guest's, not an image file: check it through "
+             "that server's control export, or on its host; or give "
+             "--raw-image if it really is a QED file", uri);
+  (*storage)->ops->close (*storage);
+  return -EINVAL;
+}
+
+static int
+open_storage (const struct qed_options *options, struct storage **storage)
+{
+  return format_backing_kind (options->path) == FORMAT_BACKING_NBD
+    ? open_remote (options, storage) : storage_file_open (options, storage);
+}
+
 int
 qed_open (const struct qed_options *options, struct qed_image **image)
 {
@@ -422,7 +455,7 @@ qed_open (const struct qed_options *options, struct qed_image **image)
                QED_METADATA_CACHE_MIN);
     return -EINVAL;
   }
-  r = storage_file_open (options, &storage);
+  r = open_storage (options, &storage);
   return r < 0 ? r : image_open_storage (options, storage, image);
 }
 
@@ -443,23 +476,28 @@ free_loop (struct qed_image *image)
   image->loop = NULL;
 }
 
-/* On the loop, when a backing file can be stopped. */
+/* On the loop, when a socket can be stopped. */
 static void
-backing_stopped (void *opaque)
+socket_stopped (void *opaque)
 {
   image_kick (opaque);
 }
 
-/* Those of the whole chain. */
+/* At most one of the chain: below a raw backing file there is none, and an
+ * image on a server is opened without its backing file.
+ */
 static int
-start_backing (struct qed_image *image)
+start_sockets (struct qed_image *image)
 {
+  struct storage *s = image->storage;
   struct qed_image *below;
   int r = 0;
 
+  if (s->ops->start)
+    r = s->ops->start (s, image->loop, socket_stopped, image);
   for (below = image; r == 0 && below; below = image_below (below))
     if (below->backing)
-      r = backing_start (below->backing, image->loop, backing_stopped, image);
+      r = backing_start (below->backing, image->loop, socket_stopped, image);
   return r;
 }
 
@@ -476,7 +514,7 @@ qed_start (struct qed_image *image)
   if (r == 0)
     r = reclaim_init (image);
   if (r == 0)
-    r = start_backing (image);  /* last: it would have to be stopped */
+    r = start_sockets (image);  /* last: it would have to be stopped */
   if (r < 0) {
     log_error (&image->options.log, "%s: cannot start the image's loop: %s",
                image->path, strerror (-r));
