@@ -197,7 +197,10 @@ qed_check (const struct qed_options *options,
   examine.skip_backing = true;
   examine.read_only = !wants_repair (check);
   examine.clean_after = 0;
-  r = repair_open (&examine, check, &look.image);
+  examine.raw_image = check->raw_image;
+  r = format_backing_kind (options->path) == FORMAT_BACKING_NBD
+    ? qed_open (&examine, &look.image)
+    : repair_open (&examine, check, &look.image);
   if (r < 0)
     return r;
   look.space = &look.image->space;

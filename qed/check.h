@@ -108,6 +108,7 @@ struct qed_check_options {
   enum qed_repair repair;
   bool dry_run;                 /* tell what a repair would do */
   bool data;                    /* read every allocated cluster too */
+  bool raw_image;               /* of an export: see struct qed_options */
   const char *undo;             /* NULL, or a file to be made that gets all
                                  * that a repair overwrites */
   struct qed_check_control *control;    /* or NULL */
@@ -149,7 +150,8 @@ struct qed_check_result {
 int qed_check_exit_code (int r, const struct qed_check_result *result);
 
 /* Check an image that no one else has open, and repair it if asked to.  The
- * path, lock and log of 'options' count.  0 if the check ran to its end,
+ * path, lock and log of 'options' count.  One on an NBD server is not
+ * repaired, and that no one else uses it is the caller's business.  0 if the check ran to its end,
  * whatever it found.
  */
 int qed_check (const struct qed_options *options,

@@ -166,6 +166,13 @@ image_close_wanted (struct qed_image *image)
   return wanted;
 }
 
+/* If it is a socket. */
+static bool
+storage_stopped (struct storage *s)
+{
+  return s->ops->stop == NULL || s->ops->stop (s);
+}
+
 /* Of a chain, from this one on. */
 static bool
 backing_ended (struct backing *backing)
@@ -185,7 +192,8 @@ static bool
 may_end (const struct qed_image *image)
 {
   return !reclaim_active (image) && image->scan == NULL &&
-    backing_ended (image->backing) && backing_ended (image->new_backing);
+    backing_ended (image->backing) && backing_ended (image->new_backing) &&
+    storage_stopped (image->storage);
 }
 
 static void

@@ -57,7 +57,10 @@ fetch_end (struct fetch *fetch, int error)
 {
   fetch->error = error;
   atomic_store (&fetch->ended, true);
-  wait_wake_all (&fetch->waiting);
+  if (fetch->done)
+    fetch->done (fetch);
+  else
+    wait_wake_all (&fetch->waiting);
   let_go (fetch);
 }
 
@@ -167,6 +170,20 @@ fetch_prefetch (struct storage *s, uint64_t at, uint64_t bytes)
 
   if (fetch)
     s->ops->submit (s, fetch);
+}
+
+int
+fetch_start (struct storage *s, enum fetch_op op, uint64_t at, uint64_t bytes,
+             void (*done) (struct fetch *fetch), void *opaque)
+{
+  struct fetch *fetch = new_fetch (op, at, bytes, 1);
+
+  if (fetch == NULL)
+    return -ENOMEM;
+  fetch->done = done;
+  fetch->opaque = opaque;
+  s->ops->submit (s, fetch);
+  return 0;
 }
 
 /* ---- Lists ---- */

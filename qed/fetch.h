@@ -13,6 +13,9 @@
  * The storage writes into the fetch's own memory, never into the request's: a
  * request may be withdrawn at any time.  Two hold a fetch, the request and,
  * from submit to fetch_end, the storage; the last to let go frees it.
+ *
+ * The image's loop has fetches of its own, by which it reads as from a file
+ * (fetch-io.h): those have 'done' in the place of a request.
  */
 
 #ifndef QED_FETCH_H
@@ -62,6 +65,12 @@ struct fetch {
   size_t extent_at;
   uint64_t extent_start;
 
+  /* The loop's, instead of a request's: called there from fetch_end, for the
+   * last time that it may look at the fetch.
+   */
+  void (*done) (struct fetch *fetch);
+  void *opaque;
+
   /* Its life. */
   _Atomic unsigned holders;
   _Atomic bool wanted;          /* no request has let go of it */
@@ -100,9 +109,18 @@ void fetch_prefetch (struct storage *s, uint64_t at, uint64_t bytes);
  */
 void fetch_drop (struct qed_request *request);
 
+/* ---- For the loop ---- */
+
+/* Start a fetch of a range inside the storage, which is started.  -ENOMEM, or
+ * 'done' will be called, not before this returns.
+ */
+int fetch_start (struct storage *s, enum fetch_op op, uint64_t at,
+                 uint64_t bytes, void (*done) (struct fetch *fetch),
+                 void *opaque);
+
 /* ---- For the storage ---- */
 
-/* The result is there: wake who waits.  The fetch may be gone afterwards. */
+/* The result is there: tell who waits.  The fetch may be gone afterwards. */
 void fetch_end (struct fetch *fetch, int error);
 
 /* First in, first out. */

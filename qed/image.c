@@ -412,6 +412,39 @@ image_open_storage (const struct qed_options *options,
   return image_open_backing (options, storage, NULL, image);
 }
 
+/* A guest can write a QED header into its disk: that must not be taken for an
+ * image.
+ */
+static int
+open_remote (const struct qed_options *options, struct storage **storage)
+{
+  const char *uri = options->path;
+  int r;
+
+  if (!options->examine || !options->skip_backing || !options->read_only) {
+    log_error (&options->log, "%s: an image on an NBD server can be checked "
+               "from here and nothing else: run this on the host where the "
+               "file lies", uri);
+    return -EOPNOTSUPP;
+  }
+  r = storage_nbd_open (uri, NULL, &options->log, storage);
+  if (r < 0 || !(*storage)->guest_disk || options->raw_image)
+    return r;
+  log_error (&options->log, "%s: this is a disk that a server of ours serves: "
+             "its content is the guest's, not an image file: check it through "
+             "that server's control export, or on its host; or give "
+             "--raw-image if it really is a QED file", uri);
+  (*storage)->ops->close (*storage);
+  return -EINVAL;
+}
+
+static int
+open_storage (const struct qed_options *options, struct storage **storage)
+{
+  return format_backing_kind (options->path) == FORMAT_BACKING_NBD
+    ? open_remote (options, storage) : storage_file_open (options, storage);
+}
+
 int
 qed_open (const struct qed_options *options, struct qed_image **image)
 {
@@ -424,7 +457,7 @@ qed_open (const struct qed_options *options, struct qed_image **image)
                QED_METADATA_CACHE_MIN);
     return -EINVAL;
   }
-  r = storage_file_open (options, &storage);
+  r = open_storage (options, &storage);
   return r < 0 ? r : image_open_storage (options, storage, image);
 }
 
@@ -445,9 +478,9 @@ free_loop (struct qed_image *image)
   image->loop = NULL;
 }
 
-/* On the loop, when a backing file can be stopped. */
+/* On the loop, when a socket can be stopped. */
 static void
-backing_stopped (void *opaque)
+socket_stopped (void *opaque)
 {
   image_kick (opaque);
 }
@@ -460,11 +493,25 @@ start_backing (struct qed_image *top, struct backing *backing)
   int r = 0;
 
   while (r == 0 && backing) {
-    r = backing_start (backing, top->loop, backing_stopped, top);
+    r = backing_start (backing, top->loop, socket_stopped, top);
     image = backing_image (backing);
     backing = image ? image->backing : NULL;
   }
   return r;
+}
+
+/* An image on a server is opened without its backing file: at most one of
+ * them is a socket.
+ */
+static int
+start_sockets (struct qed_image *image)
+{
+  struct storage *s = image->storage;
+  int r = 0;
+
+  if (s->ops->start)
+    r = s->ops->start (s, image->loop, socket_stopped, image);
+  return r == 0 ? start_backing (image, image->backing) : r;
 }
 
 int
@@ -480,8 +527,7 @@ qed_start (struct qed_image *image)
   if (r == 0)
     r = reclaim_init (image);
   if (r == 0)
-    r = start_backing (image, image->backing);  /* last: it would have to be
-                                                 * stopped */
+    r = start_sockets (image);  /* last: it would have to be stopped */
   if (r < 0) {
     log_error (&image->options.log, "%s: cannot start the image's loop: %s",
                image->path, strerror (-r));

@@ -10,7 +10,11 @@
 #include "look.h"
 #include "survey.h"
 
-#define WALKERS 4u              /* reads in flight */
+/* Reads in flight: in a file they take threads, on a server they hide its
+ * distance.
+ */
+#define WALKERS_FILE 4u
+#define WALKERS_SOCKET 32u
 
 /* So many problems are kept; the others are only counted, and a repair finds
  * them in its next round.
@@ -316,8 +320,10 @@ wait_slice (struct looking *looking)
 
   if (looking->wanted == NULL &&
       qed_progress_tell (&looking->look->options->progress,
-                         atomic_load (&survey->tables_read), known) < 0)
+                         atomic_load (&survey->tables_read), known) < 0) {
     atomic_store (&looking->cancelled, true);
+    atomic_store (&looking->look->image->storage->given_up, true);
+  }
   clock_gettime (CLOCK_REALTIME, &until);
   until.tv_nsec += 100000000;
   if (until.tv_nsec >= 1000000000) {
@@ -417,7 +423,8 @@ run_looking (struct look *look, const struct bitmap *wanted)
     .survey = {
       .image = image, .space = look->space, .job = &looking.job,
       .online = look->online,
-      .width = WALKERS, .control = look->options->control, .found = found,
+      .width = image->storage->ops->submit ? WALKERS_SOCKET : WALKERS_FILE,
+      .control = look->options->control, .found = found,
       .suspect = suspect,
       .shared_entry = shared_entry, .may_go_on = may_go_on,
     },
@@ -588,7 +595,8 @@ look_leaks (struct look *look,
 
   if (!look->leaks_known)
     return 0;
-  while (next < limit) {
+  while ((next = bitmap_next_clear (&look->space->used, next, limit)) <
+         limit) {
     r = s->ops->next_data (s, next << bits, &start, &end);
     if (r < 0 || start >> bits >= limit || start == UINT64_MAX)
       break;
@@ -696,7 +704,10 @@ look_data (struct look *look)
 
   for (at = 0; at < size && r == 0; at += n) {
     n = next_piece (image, at, &data);
-    if (data && qed_request_sync (image, QED_OP_READ, buf, n, at, 0) < 0)
+    r = data ? qed_request_sync (image, QED_OP_READ, buf, n, at, 0) : 0;
+    if (r == -ENOTCONN)         /* the server is gone */
+      break;
+    if (r < 0)
       read_finely (look, buf, at, n);
     r = pace (look, data ? n : 0);
     if (r == 0)

@@ -6,9 +6,11 @@
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "nbd-link.h"
+#include "qed.h"
 
 /* For the handshake. */
 #define GREETING_SECONDS 10.
@@ -49,6 +51,7 @@ new_handle (void)
   if (nbd_set_uri_allow_transports (nbd, LIBNBD_ALLOW_TRANSPORT_TCP |
                                     LIBNBD_ALLOW_TRANSPORT_UNIX) == 0 &&
       nbd_set_uri_allow_local_file (nbd, true) == 0 &&
+      nbd_set_full_info (nbd, true) == 0 &&
       nbd_add_meta_context (nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0)
     return nbd;
   nbd_close (nbd);
@@ -71,6 +74,18 @@ block_size (struct nbd_handle *nbd, int type, uint64_t otherwise)
   return size > 0 ? (uint64_t) size : otherwise;
 }
 
+/* A server of ours says what it serves. */
+static bool
+is_guest_disk (struct nbd_handle *nbd)
+{
+  char *description = nbd_get_export_description (nbd);
+  bool ours = description &&
+    strcmp (description, QED_EXPORT_DESCRIPTION) == 0;
+
+  free (description);
+  return ours;
+}
+
 static int
 read_export (struct nbd_handle *nbd, struct nbd_export *export,
              char error[NBD_ERROR_SIZE])
@@ -89,6 +104,7 @@ read_export (struct nbd_handle *nbd, struct nbd_export *export,
   export->maximum -= export->maximum % export->minimum;
   if (export->maximum == 0)
     export->maximum = export->minimum;
+  export->guest_disk = is_guest_disk (nbd);
   export->can_cache = nbd_can_cache (nbd) > 0;
   export->has_extents =
     nbd_can_meta_context (nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
@@ -106,6 +122,15 @@ close_handle (struct nbd_handle *nbd)
 
 /* ---- Plain calls ------------------------------------------------------- */
 
+/* Of the last call, if it says one that means nothing else here. */
+static int
+errno_of_libnbd (void)
+{
+  int error = nbd_get_errno ();
+
+  return error == 0 || error == ETIMEDOUT ? -EIO : -error;
+}
+
 static void
 say_silent (struct nbd_link *link, double seconds)
 {
@@ -121,7 +146,7 @@ poll_plainly (struct nbd_link *link, double seconds)
 
   if (r == -1 && nbd_get_errno () != EINTR) {
     take_error (link->error);
-    return -EIO;
+    return errno_of_libnbd ();
   }
   if (is_lost (link->nbd)) {
     snprintf (link->error, sizeof link->error, "%s", closed);
@@ -153,7 +178,9 @@ nbd_link_connect_plainly (struct nbd_link *link)
   link->nbd = new_handle ();
   if (link->nbd == NULL || nbd_aio_connect_uri (link->nbd, link->uri) == -1) {
     take_error (link->error);
-    r = nbd_get_errno () ? -nbd_get_errno () : -EIO;
+    r = errno_of_libnbd ();
+    if (r == -ENOENT)           /* no socket, not no export */
+      r = -ECONNREFUSED;
   }
   if (r == 0)
     r = greet_plainly (link);

@@ -42,6 +42,7 @@ struct nbd_export {
                                  * divides the second */
   bool can_cache;
   bool has_extents;             /* it knows holes from data */
+  bool guest_disk;              /* it is one of ours (storage.h) */
 };
 
 enum nbd_link_state {
@@ -98,7 +99,9 @@ struct nbd_link {
 /* ---- Without a loop, in plain calls from one thread ---- */
 
 /* Connect, in 10 seconds at most, and fill in 'nbd' and 'export'.  A negative
- * errno if that's not possible; 'error' says why.
+ * errno if that's not possible, and 'error' says why: -ECONNREFUSED if nobody
+ * listens there, -ENOENT if the server has no such export, -ENOTSUP if
+ * one of them wants TLS and the other does not.
  */
 int nbd_link_connect_plainly (struct nbd_link *link);
 

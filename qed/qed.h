@@ -57,6 +57,9 @@ struct qed_progress {
 int qed_progress_tell (const struct qed_progress *progress, uint64_t done,
                        uint64_t total);
 
+/* What a server of ours says of its exports. */
+#define QED_EXPORT_DESCRIPTION "nbdkit-qed disk"
+
 /* ---- Opening and closing ----------------------------------------------- */
 
 /* A writable open reads all tables in any case, and takes no changes if
@@ -82,7 +85,11 @@ enum qed_backing_mode {
 };
 
 struct qed_options {
-  const char *path;             /* the image file */
+  const char *path;             /* the image file; with 'examine',
+                                 * 'skip_backing' and 'read_only' it may lie
+                                 * on an NBD server: a URI */
+  bool raw_image;               /* at a URI: also if the server says that it
+                                 * serves disks, not image files */
   const char *beneath;          /* NULL, or an absolute directory without
                                  * symlinks: the path begins with it, and no
                                  * symlink on the way may lead out of it */

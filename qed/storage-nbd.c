@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* The storage driver for an export of an NBD server, for reading.
+/* The storage driver for an export of an NBD server, for reading: a backing
+ * file, or the file of an image that is checked.
  *
  *   submit --> arrived --> queue --> (libnbd) --> ended --> fetch_end
  *                            ^                      |
@@ -27,7 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fetch.h"
+#include "fetch-io.h"
 #include "log.h"
 #include "nbd-flight.h"
 #include "nbd-link.h"
@@ -47,7 +48,9 @@
 struct storage_nbd {
   struct storage storage;
   char *uri;
-  char *about;                  /* the image, for messages */
+  char *name;                   /* whose and what it is, for messages */
+  bool is_image;                /* not a backing file: if the server stays
+                                 * away, that is the end */
   struct qed_log log;
   uint64_t size;
   struct loop *loop;            /* NULL before start */
@@ -56,6 +59,7 @@ struct storage_nbd {
   void *opaque;
 
   _Atomic unsigned caches;      /* FETCH_CACHE that have not ended */
+  struct fetch_window window;   /* for next_data */
   pthread_mutex_t lock;         /* protects the next */
   struct fetch_list arrived;
 
@@ -125,6 +129,13 @@ error_of (const struct fetch *fetch)
     fetch->error == -EPERM ? fetch->error : -EIO;
 }
 
+/* What waited for the connection for too long gets this. */
+static int
+error_lost (const struct storage_nbd *s)
+{
+  return s->is_image ? -ENOTCONN : -EIO;
+}
+
 static bool
 is_lost (const struct fetch *fetch)
 {
@@ -159,12 +170,15 @@ settle (struct storage_nbd *s)
 static bool
 is_fed_up (struct storage_nbd *s, const struct fetch *fetch)
 {
+  if (atomic_load (&s->storage.given_up) || (s->is_image && s->gave_up))
+    return true;
   if (loop_now () - fetch->lost_at < PATIENCE_SECONDS)
     return false;
   if (!s->gave_up)
-    log_error (&s->log, "%s: the backing file %s cannot be reached (%s): what "
-               "has waited long enough fails, what comes later tries again",
-               s->about, s->uri, s->link.error);
+    log_error (&s->log, "%s cannot be reached (%s): %s", s->name,
+               s->link.error, s->is_image ? "start again when the server is "
+               "back" : "what has waited long enough fails, what comes later "
+               "tries again");
   s->gave_up = true;
   return true;
 }
@@ -185,7 +199,7 @@ sift (struct storage_nbd *s)
     if (fetch->op == FETCH_CACHE || !atomic_load (&fetch->wanted))
       end_fetch (s, fetch, 0);
     else if (is_fed_up (s, fetch))
-      end_fetch (s, fetch, -EIO);
+      end_fetch (s, fetch, error_lost (s));
     else
       fetch_list_append (&s->queue, fetch);
   }
@@ -217,10 +231,14 @@ is_same_export (struct storage_nbd *s)
 {
   uint64_t size = s->link.export.size;
 
-  if (size == s->size)
+  if (size != s->size)
+    snprintf (s->link.error, sizeof s->link.error, "it has %" PRIu64 " bytes "
+              "now, and had %" PRIu64 " before", size, s->size);
+  else if (s->is_image && s->link.export.guest_disk != s->storage.guest_disk)
+    snprintf (s->link.error, sizeof s->link.error, "another kind of server "
+              "answers there now");
+  else
     return true;
-  snprintf (s->link.error, sizeof s->link.error, "it has %" PRIu64 " bytes "
-            "now, and had %" PRIu64 " before", size, s->size);
   return false;
 }
 
@@ -233,8 +251,8 @@ link_up (struct nbd_link *link)
   if (s->changed)
     return false;
   if (s->lost_since != 0)
-    log_warning (&s->log, "%s: the backing file %s is back after %.0f seconds",
-                 s->about, s->uri, loop_now () - s->lost_since);
+    log_warning (&s->log, "%s is back after %.0f seconds", s->name,
+                 loop_now () - s->lost_since);
   s->lost_since = 0;
   s->gave_up = s->told_changed = false;
   loop_timer_stop (s->loop, &s->tick);
@@ -258,11 +276,13 @@ static void
 export_changed (struct storage_nbd *s)
 {
   if (!s->told_changed)
-    log_error (&s->log, "%s: the backing file %s is not the same any more: "
-               "%s; what needs it fails until the server has the old one "
-               "again", s->about, s->uri, s->link.error);
+    log_error (&s->log, "%s is not the same any more: %s; %s", s->name,
+               s->link.error, s->is_image ? "start again when nobody else "
+               "changes it" : "what needs it fails until the server has the "
+               "old one again");
   s->told_changed = true;
-  end_all (s, &s->queue, -EIO);
+  s->gave_up |= s->is_image;
+  end_all (s, &s->queue, error_lost (s));
 }
 
 static void
@@ -274,10 +294,9 @@ link_down (struct nbd_link *link, bool was_up)
   if (s->changed)
     export_changed (s);
   else if (s->lost_since == 0)
-    log_warning (&s->log, "%s: the backing file %s %s: %s; what needs it "
-                 "waits for %.0f seconds at most", s->about, s->uri,
-                 was_up ? "was lost" : "cannot be connected to", link->error,
-                 PATIENCE_SECONDS);
+    log_warning (&s->log, "%s %s: %s; what needs it waits for %.0f seconds at "
+                 "most", s->name, was_up ? "was lost" :
+                 "cannot be connected to", link->error, PATIENCE_SECONDS);
   if (s->lost_since == 0)
     s->lost_since = loop_now ();
   s->changed = false;
@@ -325,8 +344,7 @@ carry_out_plainly (struct storage_nbd *s, struct fetch *fetch)
   else
     fetch->error = r;
   if (r < 0)
-    log_error (&s->log, "%s: the backing file %s: %s", s->about, s->uri,
-               s->link.error);
+    log_error (&s->log, "%s: %s", s->name, s->link.error);
   end_fetch (s, fetch, error_of (fetch));
 }
 
@@ -424,12 +442,23 @@ nbd_storage_close (struct storage *storage)
 
   nbd_link_disconnect_plainly (&s->link);
   pthread_mutex_destroy (&s->lock);
+  fetch_window_destroy (&s->window);
   free (s->uri);
-  free (s->about);
+  free (s->name);
   free (s);
 }
 
+static int
+nbd_next_data (struct storage *storage, uint64_t offset, uint64_t *start,
+               uint64_t *end)
+{
+  return fetch_next_data (storage, &nbd_of (storage)->window, offset, start,
+                          end);
+}
+
 static const struct storage_ops nbd_ops = {
+  .pread = fetch_pread,
+  .next_data = nbd_next_data,
   .length = nbd_length,
   .close = nbd_storage_close,
   .start = nbd_start,
@@ -439,6 +468,16 @@ static const struct storage_ops nbd_ops = {
 
 /* ---- Opening ----------------------------------------------------------- */
 
+static char *
+make_name (const char *uri, const char *about)
+{
+  char *name;
+  int r = about ? asprintf (&name, "%s: the backing file %s", about, uri)
+    : asprintf (&name, "%s: the image", uri);
+
+  return r < 0 ? NULL : name;
+}
+
 static struct storage_nbd *
 new_storage (const char *uri, const char *about, const struct qed_log *log)
 {
@@ -447,19 +486,21 @@ new_storage (const char *uri, const char *about, const struct qed_log *log)
   if (s == NULL)
     return NULL;
   s->uri = strdup (uri);
-  s->about = strdup (about);
-  if (s->uri == NULL || s->about == NULL) {
+  s->name = make_name (uri, about);
+  if (s->uri == NULL || s->name == NULL) {
     free (s->uri);
-    free (s->about);
+    free (s->name);
     free (s);
     return NULL;
   }
+  s->is_image = about == NULL;
   s->storage.ops = &nbd_ops;
   s->storage.read_only = true;
   s->log = *log;
   pthread_mutex_init (&s->lock, NULL);
   fetch_list_init (&s->arrived);
   fetch_list_init (&s->queue);
+  fetch_window_init (&s->window);
   nbd_flight_init (&s->flight);
   s->submitted.run = take_arrived;
   s->link.uri = s->uri;
@@ -470,6 +511,30 @@ new_storage (const char *uri, const char *about, const struct qed_log *log)
   return s;
 }
 
+/* What to do when a server could not be connected to, as far as the error
+ * tells.
+ */
+static const char *
+advice (const struct storage_nbd *s, int error)
+{
+  bool tls = strncmp (s->uri, "nbds", 4) == 0;
+
+  switch (error) {
+  case -ECONNREFUSED:
+    return ": see that the server runs, and listens there";
+  case -ETIMEDOUT:
+    return ": see that the server runs, and that no firewall is between";
+  case -ENOENT:
+    return ": see which exports there are (nbdinfo --list)";
+  case -ENOTSUP:
+    return tls ? ": let the server offer TLS, or use nbd:// without"
+      : ": use nbds:// and a key or certificate";
+  default:
+    return tls && strstr (s->link.error, "tls") ? ": see that the server knows "
+      "the key or certificate" : "";
+  }
+}
+
 int
 storage_nbd_open (const char *uri, const char *about,
                   const struct qed_log *log, struct storage **storage)
@@ -478,17 +543,22 @@ storage_nbd_open (const char *uri, const char *about,
   int r;
 
   if (s == NULL) {
-    log_error (log, "%s: out of memory", about);
+    log_error (log, "%s: out of memory", about ? about : uri);
     return -ENOMEM;
   }
   r = nbd_link_connect_plainly (&s->link);
   if (r < 0) {
-    log_error (log, "%s: cannot connect to the backing file %s: %s", about,
-               uri, s->link.error);
+    if (about)
+      log_error (log, "%s: cannot connect to the backing file %s: %s", about,
+                 uri, s->link.error);
+    else
+      log_error (log, "%s: cannot connect: %s%s", uri, s->link.error,
+                 advice (s, r));
     nbd_storage_close (&s->storage);
     return r;
   }
   s->size = s->link.export.size;
+  s->storage.guest_disk = s->link.export.guest_disk;
   nbd_link_disconnect_plainly (&s->link); /* a fork may follow */
   *storage = &s->storage;
   return 0;

@@ -2,6 +2,7 @@
 
 #include <config.h>
 
+#include "fetch-io.h"
 #include "storage.h"
 
 static struct storage_io *
@@ -79,6 +80,10 @@ io_done (struct loop_work *work)
 void
 storage_submit (struct loop *loop, struct storage *s, struct storage_io *io)
 {
+  if (s->ops->submit) {
+    fetch_io_start (s, io);
+    return;
+  }
   io->storage = s;
   io->error = 0;
   io->work.run = run_io;

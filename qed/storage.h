@@ -6,7 +6,8 @@
  * them for data and missing table pages, the loop's pool threads for all that
  * the loop does.  They may be made in parallel; the driver owns whatever
  * locking it needs.  Offsets and counts are bytes.  Errors: negative errno.
- * A storage that is a socket is different: see fetch.h.
+ * A storage that is a socket is different: see fetch.h; no call but submit may
+ * be made on the loop.
  *
  * Only the loop syncs (O8).  It calls nothing of this directly, but through
  * storage_submit, on one of its worker threads.
@@ -15,6 +16,7 @@
 #ifndef QED_STORAGE_H
 #define QED_STORAGE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -90,6 +92,10 @@ struct storage {
   bool fixed;           /* a device: its length says nothing about use */
   bool can_grow;        /* resize works, and growth reads as zeros: clusters
                          * beyond the end are fresh */
+  bool guest_disk;      /* an export of a server of ours: what it holds is a
+                         * guest's, who may have written any header there */
+  _Atomic bool given_up;        /* by whoever wanted it: a socket that has no
+                                 * connection stops waiting for one */
 };
 
 /* ---- The loop's own I/O ---- */
@@ -113,6 +119,8 @@ struct storage_io {
   void *buf;
   size_t count;
   uint64_t offset, limit;
+  uint64_t data_end;    /* READ_DATA: a hint, 0 to begin with, that is kept
+                         * for the next read behind this one */
   void (*done) (struct storage_io *io); /* on the loop; io->error says how */
   void *opaque;                         /* for done */
 
@@ -144,7 +152,9 @@ int storage_file_open_fd (int fd, const char *path, bool lock,
 
 /* An export of an NBD server, for reading.  Connects once to see whether it is
  * there and how long it is, which takes 10 seconds at most and the time that a
- * name takes to be resolved.  'about' is who wants it, for messages.
+ * name takes to be resolved.  'about' is the image that has it as its backing
+ * file, for messages; or NULL: the export is the image's file itself.  Then
+ * reads fail with -ENOTCONN once the server was away for too long, for good.
  */
 int storage_nbd_open (const char *uri, const char *about,
                       const struct qed_log *log, struct storage **storage);

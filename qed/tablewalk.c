@@ -10,12 +10,13 @@
 
 #define SLICE_SECONDS .1        /* of a pause: a cancel is seen so soon */
 
-/* Reads one table from start to end, chunk by chunk. */
+/* Reads one table, or a part of L1, chunk by chunk. */
 struct walker {
   struct storage_io io;
   struct tablewalk *walk;
   struct walk_table *table;     /* NULL: L1 */
-  uint64_t start, end;          /* of the table, in the file */
+  uint64_t start;               /* of the table, in the file */
+  uint64_t end;                 /* of what is to be read of it */
   uint64_t asked;               /* from where the last read was to be */
   uint64_t fine_until;          /* up to here page by page, since a chunk
                                  * could not be read */
@@ -71,12 +72,16 @@ give_hole (struct walker *walker)
                      (end - walker->asked) / 8);
 }
 
-/* A failed chunk is read again page by page; a failed page is told. */
+/* A failed chunk is read again page by page; a failed page is told.  A server
+ * that is gone is the end.
+ */
 static int
 digest_error (struct walker *walker)
 {
   struct storage_io *io = &walker->io;
 
+  if (io->error == -ENOTCONN || io->error == -ENOMEM)
+    return io->error;
   if (io->count > PAGE_BYTES) {
     walker->fine_until = io->offset + io->count;
     io->count = 0;              /* from the same place on */
@@ -204,7 +209,7 @@ start_table (struct walker *walker, struct walk_table *table)
   walker->start = table ? table->offset : geometry->l1_offset;
   walker->end = walker->start + geometry->table_bytes;
   walker->fine_until = 0;
-  read_chunk (walker, walker->start);
+  walker->io.data_end = 0;
 }
 
 static void
@@ -212,18 +217,41 @@ next_table (struct walker *walker)
 {
   struct tablewalk *walk = walker->walk;
 
-  if (walk->job->error == 0 && walk->next < walk->count)
+  if (walk->job->error == 0 && walk->next < walk->count) {
     start_table (walker, &walk->tables[walk->next++]);
+    read_chunk (walker, walker->start);
+  }
   else
     job_io_end (walk->job, 0);
+}
+
+/* How much of L1 each walker reads.  A file has no need of more than one. */
+static uint64_t
+l1_part (const struct tablewalk *walk)
+{
+  uint64_t bytes = walk->geometry->table_bytes;
+  uint64_t chunks = (bytes + TABLEWALK_CHUNK_BYTES - 1) /
+    TABLEWALK_CHUNK_BYTES;
+
+  return walk->storage->ops->submit
+    ? (chunks + walk->width - 1) / walk->width * TABLEWALK_CHUNK_BYTES : bytes;
 }
 
 void
 tablewalk_l1 (struct tablewalk *walk)
 {
+  uint64_t part = l1_part (walk), at = walk->geometry->l1_offset;
+  uint64_t end = at + walk->geometry->table_bytes;
+  struct walker *walker;
+
   walk->count = walk->next = 0;
-  job_io_begin (walk->job);
-  start_table (&walk->walkers[0], NULL);
+  for (walker = walk->walkers; at < end; at += part, walker++) {
+    job_io_begin (walk->job);
+    start_table (walker, NULL);
+    if (end - at > part)
+      walker->end = at + part;
+    read_chunk (walker, at);
+  }
 }
 
 void
@@ -237,6 +265,7 @@ tablewalk_l2 (struct tablewalk *walk, struct walk_table *tables, size_t count)
   for (i = 0; i < walk->width && walk->next < count; i++) {
     job_io_begin (walk->job);
     start_table (&walk->walkers[i], &tables[walk->next++]);
+    read_chunk (&walk->walkers[i], walk->walkers[i].start);
   }
 }
 

@@ -16,6 +16,7 @@ enum {
   OPT_DATA,
   OPT_UNDO,
   OPT_LIMIT,
+  OPT_RAW_IMAGE,
   OPT_VERBOSE,
   OPT_JSON,
 };
@@ -27,6 +28,7 @@ static const struct option longopts[] = {
   { "data", no_argument, NULL, OPT_DATA },
   { "undo", required_argument, NULL, OPT_UNDO },
   { "limit", required_argument, NULL, OPT_LIMIT },
+  { "raw-image", no_argument, NULL, OPT_RAW_IMAGE },
   { "verbose", no_argument, NULL, OPT_VERBOSE },
   { "json", no_argument, NULL, OPT_JSON },
   { NULL, 0, NULL, 0 },
@@ -82,6 +84,9 @@ set_option (int c, struct qed_check_options *check,
     return true;
   case OPT_LIMIT:
     return set_limit (check, optarg);
+  case OPT_RAW_IMAGE:
+    check->raw_image = true;
+    return true;
   case OPT_VERBOSE:
     report->verbose = true;
     return true;
@@ -198,11 +203,13 @@ run (const struct ctl_command *command, int argc, char **argv)
 
 const struct ctl_command ctl_check_command = {
   .name = "check",
-  .arguments = "IMAGE",
+  .arguments = "IMAGE|URI",
   .summary = "Find what is wrong with an image, and repair it if told to",
   .help =
   "Nothing is written unless --repair is given.  No one else may have the\n"
   "image open for writing.  qedctl explain CODE tells more about a problem.\n"
+  "A URI (nbd://, nbds://, nbd+unix://) names an export of an NBD server that\n"
+  "holds the image file itself; it is not repaired from here.\n"
   "\n"
   "  --repair[=leaks|all]        repair leaks alone, or everything (default)\n"
   "  --dry-run                   with --repair: tell what it would do\n"
@@ -211,6 +218,8 @@ const struct ctl_command ctl_check_command = {
   "  --data                      read all data too, so that errors of the\n"
   "                              storage show\n"
   "  --limit RATE                read at most so many bytes a second\n"
+  "  --raw-image                 with a URI: what the server exports is an\n"
+  "                              image file, even if it says it is a disk\n"
   "  --verbose                   show every problem, not 100 of each kind\n"
   "  --json                      print a JSON object, with all problems\n",
   .run = run,

@@ -19,7 +19,7 @@
 #include "qed.h"
 
 /* Scripts and our own tools recognise exports of ours by it. */
-#define EXPORT_DESCRIPTION "nbdkit-qed disk"
+#define EXPORT_DESCRIPTION QED_EXPORT_DESCRIPTION
 
 struct export;
 
