@@ -99,6 +99,21 @@ work top.qed 2 200
 serve_stop
 worked top.qed
 
+# Its content without the server; back again, by name; and grown, where what
+# the server has behind the old end does not show.
+cp top.qed flat.qed
+qedctl rebase --no-backing --allow-backing any flat.qed
+qemu-img compare -q -f qed -F raw flat.qed model || fail "rebase: wrong data"
+qedctl rebase --unsafe --backing "$backing_uri" flat.qed
+qedctl info --json flat.qed | jq -e --arg uri "$backing_uri" \
+    '.["backing-filename"] == $uri and .["backing-filename-format"] == "raw"'
+qedctl create grown.qed 5M --backing "$backing_uri"
+qedctl resize --allow-backing any grown.qed 9M
+nbdcopy "$backing_uri" - | head -c 5M > grown.raw
+truncate -s 9M grown.raw
+qemu-img compare -q -f qed -F raw grown.qed grown.raw ||
+    fail "resize: wrong data"
+
 # The same writes to a local overlay of the same file.
 qedctl create nbd.qed 12M --backing "$backing_uri"
 qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 local.qcow2
