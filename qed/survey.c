@@ -11,6 +11,9 @@
 /* Tables take room in the file: more are only in a hostile, sparse one. */
 #define TABLES_MAX ((size_t) 1 << 22)
 
+/* Of tables that were set apart so many in one place are read. */
+#define TWINS_MAX 16u
+
 /* So many wrong entries in a page are more than a few accidents. */
 #define NOISE_MIN 16u
 
@@ -219,19 +222,22 @@ enter_table (struct survey *survey, const struct walk_table *table)
   return r;
 }
 
-/* Each once, whatever number of entries name it: else a file of little size
- * could have tables without end.
+/* Each a few times at most, whatever number of entries name it: else a file of
+ * little size could have tables without end.
  */
 static void
 sort_doubtful (struct survey_tables *tables)
 {
-  size_t i, kept = 0;
+  size_t i, kept = 0, same = 0;
 
   if (tables->count > 0)
     qsort (tables->list, tables->count, sizeof *tables->list, compare_tables);
-  for (i = 0; i < tables->count; i++)
-    if (i == 0 || tables->list[i].offset != tables->list[kept - 1].offset)
+  for (i = 0; i < tables->count; i++) {
+    same = i > 0 && tables->list[i].offset == tables->list[kept - 1].offset
+      ? same + 1 : 0;
+    if (same < TWINS_MAX)
       tables->list[kept++] = tables->list[i];
+  }
   tables->count = kept;
 }
 
@@ -273,7 +279,7 @@ survey_sort_tables (struct survey *survey)
   const uint64_t bytes = survey->image->geometry.table_bytes;
   struct survey_tables *tables = &survey->tables;
   struct walk_table *last = NULL, *table;
-  size_t i, kept = 0;
+  size_t i, kept = 0, same = 0;
   int r = enter_doubtful (survey);
 
   if (tables->count > 0)
@@ -286,8 +292,8 @@ survey_sort_tables (struct survey *survey)
                  ? QED_PROBLEM_TABLE_SHARED : QED_PROBLEM_TABLE_OVERLAP,
                  table->l1_index, table->offset,
                  survey_guest (survey, last->l1_index, 0));
-      if (table->offset != last->offset &&
-          table->offset != table[-1].offset && r == 0)
+      same = table->offset == table[-1].offset ? same + 1 : 0;
+      if (table->offset != last->offset && same < TWINS_MAX && r == 0)
         r = add_table (&survey->doubtful, table->offset, table->l1_index);
       continue;
     }
