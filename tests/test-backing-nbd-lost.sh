@@ -63,8 +63,8 @@ done
 
 # ---- One line each, and no more -------------------------------------------
 
-: > log
 sleep 3                         # an earlier loss is history then
+: > log
 stop_backing KILL
 sleep 1.5
 start_qemu_backing base.raw raw
