@@ -127,7 +127,7 @@ END
 craft full.qed 300
 
 start_nbdkit_backing -t 64 --filter=log --filter=delay file full.qed \
-    rdelay=5ms logfile="$tmpdir/log"
+    rdelay=50ms logfile="$tmpdir/log"
 check 0 "$backing_uri"
 stop_backing TERM
 "$PYTHON" - log <<'END' || fail "too few reads are in flight"
