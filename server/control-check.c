@@ -21,24 +21,15 @@
 
 #include "check.h"
 #include "control-command.h"
+#include "control-findings.h"
 
 /* At once, of all images. */
 #define RUNS_MAX 4u
-
-/* Of a kind, in a reply. */
-#define PROBLEMS_MAX 100u
 
 /* Images whose last check is known. */
 #define RECORDS_MAX 256u
 
 #define EVENT_MS 100
-
-/* Problems of a check, or its repairs, for the reply. */
-struct findings {
-  json_t *list;
-  unsigned counts[QED_PROBLEM_CODES];
-  bool more;
-};
 
 struct run {
   struct run *next;
@@ -51,7 +42,7 @@ struct run {
 
   /* Its thread's alone. */
   int64_t event_at;             /* milliseconds */
-  struct findings found, fixed;
+  struct findings findings;
 };
 
 /* The last check of an image that ended. */
@@ -70,73 +61,7 @@ static unsigned nr_runs;
 static bool ending;
 static struct record *records;  /* the latest first */
 
-/* ---- Problems and results as JSON -------------------------------------- */
-
-static json_t *
-describe_problem (const struct qed_problem *problem)
-{
-  json_t *object = json_object ();
-  char value[20];
-
-  json_object_set_new (object, "code", json_string
-                       (qed_problem_kind (problem->code)->code));
-  snprintf (value, sizeof value, "0x%llx", (unsigned long long) problem->value);
-  json_object_set_new (object, "value", json_string (value));
-  control_set_number (object, "where", problem->where);
-  control_set_number (object, "guest", problem->guest);
-  control_set_number (object, "guest-bytes", problem->guest_bytes);
-  control_set_number (object, "other", problem->other);
-  control_set_number (object, "bytes", problem->bytes);
-  if (problem->error != 0)
-    json_object_set_new (object, "errno", json_integer (-problem->error));
-  return object;
-}
-
-static void
-add_finding (struct findings *findings, const struct qed_problem *problem,
-             const char *action)
-{
-  json_t *object;
-
-  if (findings->counts[problem->code]++ >= PROBLEMS_MAX) {
-    findings->more = true;
-    return;
-  }
-  object = describe_problem (problem);
-  if (action != NULL)
-    json_object_set_new (object, "action", control_string (action));
-  json_array_append_new (findings->list, object);
-}
-
-static json_t *
-describe_result (const struct qed_check_result *result)
-{
-  json_t *object = json_object (), *counts = json_object ();
-  unsigned i;
-
-  for (i = 0; i < QED_PROBLEM_CODES; i++)
-    if (result->counts[i] != 0)
-      control_set_number (counts, qed_problem_kind (i)->code,
-                          result->counts[i]);
-  json_object_set_new (object, "counts", counts);
-  control_set_number (object, "check-errors", result->errors);
-  control_set_number (object, "corruptions", result->corruptions);
-  control_set_number (object, "corruptions-fixed", result->corruptions_fixed);
-  control_set_number (object, "leaks", result->leaks);
-  control_set_number (object, "leaks-fixed", result->leaks_fixed);
-  control_set_number (object, "free", result->free);
-  control_set_number (object, "lost-bytes", result->lost_bytes);
-  control_set_number (object, "total-clusters", result->total_clusters);
-  control_set_number (object, "allocated-clusters",
-                      result->allocated_clusters);
-  control_set_number (object, "fragmented-clusters",
-                      result->fragmented_clusters);
-  control_set_number (object, "tables", result->tables);
-  control_set_number (object, "image-end-offset", result->image_end);
-  json_object_set_new (object, "need-check",
-                       json_boolean (result->need_check));
-  return object;
-}
+/* ---- In words ---------------------------------------------------------- */
 
 static const char *
 what_it_does (enum qed_repair repair)
@@ -204,7 +129,7 @@ found (void *opaque, const struct qed_problem *problem)
 {
   struct run *run = opaque;
 
-  add_finding (&run->found, problem, NULL);
+  findings_add_problem (&run->findings, problem);
 }
 
 static void
@@ -212,7 +137,15 @@ fixed (void *opaque, const struct qed_problem *problem, const char *action)
 {
   struct run *run = opaque;
 
-  add_finding (&run->fixed, problem, action);
+  findings_add_repair (&run->findings, problem, action);
+}
+
+static void
+lost (void *opaque, uint64_t guest, uint64_t bytes)
+{
+  struct run *run = opaque;
+
+  findings_add_lost (&run->findings, guest, bytes);
 }
 
 /* ---- The table of those that run, and of those that ended -------------- */
@@ -331,11 +264,8 @@ report (const struct run *run, int r, const struct qed_check_result *result)
                        control_string (export_name (run->export)));
   json_object_set_new (reply, "path",
                        control_string (export_path (run->export)));
-  json_object_set_new (reply, "result", describe_result (result));
-  json_object_set (reply, "problems", run->found.list);
-  json_object_set_new (reply, "more-problems", json_boolean (run->found.more));
-  json_object_set (reply, "repairs", run->fixed.list);
-  json_object_set_new (reply, "more-repairs", json_boolean (run->fixed.more));
+  findings_describe (&run->findings, reply);
+  json_object_set_new (reply, "result", findings_result (result));
   return reply;
 }
 
@@ -348,14 +278,12 @@ carry_out (struct run *run)
 
   if (reply != NULL)
     return reply;
-  run->found.list = json_array ();
-  run->fixed.list = json_array ();
+  findings_init (&run->findings);
   memset (&result, 0, sizeof result);
   r = qed_check_online (export_image (run->export), &run->options, &result);
   leave (run, r, &result);
   reply = report (run, r, &result);
-  json_decref (run->found.list);
-  json_decref (run->fixed.list);
+  findings_free (&run->findings);
   return reply;
 }
 
@@ -406,6 +334,7 @@ start (struct control_request *request, enum qed_repair repair)
   run.options.progress = (struct qed_progress) { progress, &run };
   run.options.found = found;
   run.options.fixed = fixed;
+  run.options.lost = lost;
   run.options.opaque = &run;
   if (repair != QED_REPAIR_NONE)
     reply = refuse_repair (run.export);
