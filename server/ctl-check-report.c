@@ -187,6 +187,8 @@ check_report_begin (struct check_report *report)
   }
   if (report->json)
     return true;
+  if (report->served)
+    printf ("%s is being served: its server checks it.\n", report->name);
   if (report->check->repair == QED_REPAIR_NONE)
     printf ("Checking %s, read-only: only with --repair is anything "
             "written.\n", report->name);
@@ -205,10 +207,11 @@ tell_omitted (const struct check_report *report, const uint64_t *counts,
 {
   unsigned i;
 
-  for (i = 0; i < QED_PROBLEM_CODES && !report->verbose; i++)
-    if (counts[i] > LINES_MAX)
-      printf ("%s%s: and %" PRIu64 " more (--verbose shows all)\n", what,
-              qed_problem_kind (i)->code, counts[i] - LINES_MAX);
+  for (i = 0; i < QED_PROBLEM_CODES; i++)
+    if (counts[i] > LINES_MAX && (!report->verbose || report->served))
+      printf ("%s%s: and %" PRIu64 " more%s\n", what,
+              qed_problem_kind (i)->code, counts[i] - LINES_MAX,
+              report->served ? "" : " (--verbose shows all)");
 }
 
 static void
@@ -239,7 +242,8 @@ print_verdict (const struct check_report *report,
 
   switch (qed_check_exit_code (0, result)) {
   case 0:
-    if (result->need_check)
+    /* One that is being written to is marked. */
+    if (result->need_check && !report->served)
       printf ("%s was not closed cleanly, but nothing is wrong with it: a "
               "repair only takes the mark away.\n", name);
     else if (result->corruptions_fixed + result->leaks_fixed > 0)
@@ -248,8 +252,10 @@ print_verdict (const struct check_report *report,
       printf ("%s is in order.\n", name);
     break;
   case 2:
-    printf ("%s is damaged%s\n", name, repairs (report) ? " still: see above."
-            : report->check->dry_run ? "."
+    printf ("%s is damaged%s\n", name, repairs (report) && report->served
+            ? " still: what is left takes a repair while nobody serves it."
+            : repairs (report) ? " still: see above."
+            : report->check->dry_run || report->served ? "."
             : ": --repair --dry-run tells what a repair would do.");
     break;
   case 3:
@@ -340,7 +346,8 @@ add_results (const struct check_report *report, struct ctl_report *summary,
   ctl_report_number (summary, "image-end-offset", NULL, result->image_end, "");
   ctl_report_bits (summary, NULL, "use of the file ends at",
                    result->image_end);
-  ctl_report_bool (summary, "need-check", "needs a check",
+  ctl_report_bool (summary, "need-check",
+                   report->served ? NULL : "needs a check",
                    result->need_check);
 }
 
@@ -384,7 +391,11 @@ end_json (struct check_report *report, struct ctl_report *summary,
     ctl_report_json (summary, "lost", lost_to_json (&report->lost));
     if (report->lost.incomplete)
       ctl_report_bool (summary, "lost-incomplete", NULL, true);
+    if (report->incomplete)
+      ctl_report_bool (summary, "problems-incomplete", NULL, true);
   }
+  if (report->served)
+    ctl_report_bool (summary, "served", NULL, true);
   ctl_report_bool (summary, "complete", NULL, result != NULL);
   return ctl_report_print_rest (summary);
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "ctl-check.h"
+#include "ctl-remote.h"
 
 enum {
   OPT_REPAIR = CTL_OPT_FIRST,
@@ -17,6 +18,10 @@ enum {
   OPT_UNDO,
   OPT_LIMIT,
   OPT_RAW_IMAGE,
+  OPT_CONTROL,
+  OPT_PAUSE,
+  OPT_CONTINUE,
+  OPT_CANCEL,
   OPT_VERBOSE,
   OPT_JSON,
 };
@@ -29,9 +34,22 @@ static const struct option longopts[] = {
   { "undo", required_argument, NULL, OPT_UNDO },
   { "limit", required_argument, NULL, OPT_LIMIT },
   { "raw-image", no_argument, NULL, OPT_RAW_IMAGE },
+  { "control", required_argument, NULL, OPT_CONTROL },
+  { "pause", no_argument, NULL, OPT_PAUSE },
+  { "continue", no_argument, NULL, OPT_CONTINUE },
+  { "cancel", no_argument, NULL, OPT_CANCEL },
   { "verbose", no_argument, NULL, OPT_VERBOSE },
   { "json", no_argument, NULL, OPT_JSON },
   { NULL, 0, NULL, 0 },
+};
+
+/* What was asked for. */
+struct checking {
+  struct qed_check_options check;
+  struct qed_check_control limits;      /* what check.control points at */
+  struct check_report report;
+  const char *control;          /* the server's socket, or NULL */
+  enum check_action action;
 };
 
 /* ---- Options ----------------------------------------------------------- */
@@ -65,11 +83,23 @@ set_limit (struct qed_check_options *check, const char *value)
   return true;
 }
 
+static bool
+set_action (struct checking *checking, enum check_action action)
+{
+  if (checking->action != CHECK_START) {
+    ctl_error ("--pause, --continue and --cancel exclude each other");
+    return false;
+  }
+  checking->action = action;
+  return true;
+}
+
 /* One option.  False, with a message, if its value makes no sense. */
 static bool
-set_option (int c, struct qed_check_options *check,
-            struct check_report *report)
+set_option (int c, struct checking *checking)
 {
+  struct qed_check_options *check = &checking->check;
+
   switch (c) {
   case OPT_REPAIR:
     return set_repair (check, optarg);
@@ -87,19 +117,40 @@ set_option (int c, struct qed_check_options *check,
   case OPT_RAW_IMAGE:
     check->raw_image = true;
     return true;
+  case OPT_CONTROL:
+    checking->control = optarg;
+    return true;
+  case OPT_PAUSE:
+    return set_action (checking, CHECK_PAUSE);
+  case OPT_CONTINUE:
+    return set_action (checking, CHECK_CONTINUE);
+  case OPT_CANCEL:
+    return set_action (checking, CHECK_CANCEL);
   case OPT_VERBOSE:
-    report->verbose = true;
+    checking->report.verbose = true;
     return true;
   default:
-    report->json = true;
+    checking->report.json = true;
     return true;
   }
 }
 
 static bool
-check_options (const struct qed_check_options *check)
+check_options (const struct checking *checking)
 {
-  if (check->repair == QED_REPAIR_NONE && check->dry_run)
+  const struct qed_check_options *check = &checking->check;
+
+  if (checking->action != CHECK_START &&
+      (check->repair != QED_REPAIR_NONE || check->data || check->raw_image))
+    ctl_error ("--pause, --continue and --cancel are for a check that runs: "
+               "beside them there can be --limit alone, with --continue");
+  else if (checking->action != CHECK_START &&
+           checking->action != CHECK_CONTINUE &&
+           atomic_load (&check->control->rate) > 0)
+    ctl_error ("--limit is for a check that goes on: use it with --continue");
+  else if (checking->control != NULL && check->raw_image)
+    ctl_error ("--raw-image and --control exclude each other");
+  else if (check->repair == QED_REPAIR_NONE && check->dry_run)
     ctl_error ("--dry-run is given without --repair: a check alone writes "
                "nothing");
   else if (check->repair == QED_REPAIR_NONE && check->undo != NULL)
@@ -170,46 +221,115 @@ run_check (const char *path, struct qed_check_options *check,
   return written ? qed_check_exit_code (r, &result) : CTL_FAILED;
 }
 
+/* ---- Who has it -------------------------------------------------------- */
+
+/* Through its server.  'target' is what the command line calls it. */
+static int
+run_at_door (struct checking *checking, struct ctl_door *door,
+             const char *target)
+{
+  int status;
+
+  if (checking->action != CHECK_START)
+    status = check_steer (door, checking->action,
+                          atomic_load (&checking->limits.rate),
+                          checking->report.json);
+  else {
+    checking->report.path = target;
+    status = check_at_door (door, &checking->check, &checking->report);
+  }
+  ctl_door_close (door);
+  return status;
+}
+
+static int
+run_here (struct checking *checking, const char *target)
+{
+  if (checking->action == CHECK_START)
+    return run_check (target, &checking->check, &checking->report);
+  ctl_error ("%s: no server of nbdkit-qed that takes commands serves this: "
+             "start it with control=SOCKET or control-export=", target);
+  return CTL_FAILED;
+}
+
+/* A file that a server on this host has is checked there; so is the disk that
+ * a server elsewhere exports, if it takes commands.
+ */
+static int
+run_target (struct checking *checking, const char *target)
+{
+  struct ctl_door door = { NULL, NULL };
+  bool failed = false, other = false, found;
+
+  if (!ctl_is_uri (target))
+    found = ctl_door_find (target, &door, &failed);
+  else if (checking->check.raw_image)
+    found = false;
+  else {
+    door.remote = ctl_remote_nbd (target, &door.image, &other);
+    found = door.remote != NULL;
+    failed = !found && !other;
+  }
+  if (failed)
+    return CTL_FAILED;
+  return found ? run_at_door (checking, &door, target)
+    : run_here (checking, target);
+}
+
+static int
+run_socket (const struct ctl_command *command, struct checking *checking,
+            int argc, char **argv)
+{
+  struct ctl_door door;
+
+  if (!ctl_door_open (command, checking->control, true, argc, argv, &door))
+    return CTL_FAILED;
+  return run_at_door (checking, &door, optind < argc ? argv[optind] : NULL);
+}
+
 static int
 run (const struct ctl_command *command, int argc, char **argv)
 {
   struct ctl_options options = {
     .command = command, .longopts = longopts, .shortopts = ":h",
   };
-  struct check_report report = { 0 };
-  struct qed_check_control control = { 0 };
-  struct qed_check_options check;
+  struct checking checking = { .control = NULL };
   int c, status;
 
-  qed_check_options_init (&check);
-  check.control = &control;
+  qed_check_options_init (&checking.check);
+  checking.check.control = &checking.limits;
   while ((c = ctl_options_next (&options, argc, argv, &status)) !=
          CTL_OPTIONS_END) {
     if (c == CTL_OPTIONS_EXIT)
       return status;
-    if (!set_option (c, &check, &report))
+    if (!set_option (c, &checking))
       return CTL_FAILED;
   }
-  if (!ctl_arguments (command, argc, 1) || !check_options (&check))
+  if ((checking.control == NULL && !ctl_arguments (command, argc, 1)) ||
+      !check_options (&checking))
     return CTL_FAILED;
 
   /* A reader of the report that goes away doesn't end a repair half-way. */
-  if (check.repair != QED_REPAIR_NONE)
+  if (checking.check.repair != QED_REPAIR_NONE)
     signal (SIGPIPE, SIG_IGN);
-  status = run_check (argv[optind], &check, &report);
-  check_report_free (&report);
+  status = checking.control != NULL
+    ? run_socket (command, &checking, argc, argv)
+    : run_target (&checking, argv[optind]);
+  check_report_free (&checking.report);
   return status;
 }
 
 const struct ctl_command ctl_check_command = {
   .name = "check",
-  .arguments = "IMAGE|URI",
+  .arguments = "[IMAGE|URI]",
   .summary = "Find what is wrong with an image, and repair it if told to",
   .help =
-  "Nothing is written unless --repair is given.  No one else may have the\n"
-  "image open for writing.  qedctl explain CODE tells more about a problem.\n"
-  "A URI (nbd://, nbds://, nbd+unix://) names an export of an NBD server that\n"
-  "holds the image file itself; it is not repaired from here.\n"
+  "Nothing is written unless --repair is given.  An image that is served with\n"
+  "control=SOCKET is checked by its server, while it is in use; no one else\n"
+  "may have it open for writing.  A URI (nbd://, nbds://, nbd+unix://) names\n"
+  "a disk of such a server with control-export=, or an export of another NBD\n"
+  "server that holds the image file itself, which is not repaired from here.\n"
+  "qedctl explain CODE tells more about a problem.\n"
   "\n"
   "  --repair[=leaks|all]        repair leaks alone, or everything (default)\n"
   "  --dry-run                   with --repair: tell what it would do\n"
@@ -220,6 +340,11 @@ const struct ctl_command ctl_check_command = {
   "  --limit RATE                read at most so many bytes a second\n"
   "  --raw-image                 with a URI: what the server exports is an\n"
   "                              image file, even if it says it is a disk\n"
+  "  --control SOCKET            let the server of this control socket check\n"
+  "                              IMAGE, or its only one\n"
+  "  --pause, --continue         let a check of the server rest, and go on,\n"
+  "                              with --limit at another rate\n"
+  "  --cancel                    end a check of the server\n"
   "  --verbose                   show every problem, not 100 of each kind\n"
   "  --json                      print a JSON object, with all problems\n",
   .run = run,

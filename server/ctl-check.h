@@ -56,6 +56,7 @@ struct check_report {
   const char *path;
   bool json;
   bool verbose;                 /* every problem gets its line of text */
+  bool served;                  /* it is, and its server does the check */
   const struct qed_check_options *check;
 
   /* The report's. */
@@ -65,6 +66,7 @@ struct check_report {
   uint64_t problems[QED_PROBLEM_CODES];
   uint64_t repairs[QED_PROBLEM_CODES];
   struct ctl_ranges lost;
+  bool incomplete;              /* not all problems were told (served) */
 };
 
 /* "corruption", as in JSON. */
@@ -84,5 +86,26 @@ bool check_report_begin (struct check_report *report);
 bool check_report_end (struct check_report *report,
                        const struct qed_check_result *result);
 void check_report_free (struct check_report *report);
+
+/* ---- ctl-check-door.c: the check of an image that is served ------------ */
+
+struct ctl_door;
+
+/* What is asked of it beside struct qed_check_options. */
+enum check_action {
+  CHECK_START,
+  CHECK_PAUSE,
+  CHECK_CONTINUE,
+  CHECK_CANCEL,
+};
+
+/* Let its server check it, and fill the report, whose path is NULL if the
+ * command line doesn't name the image; or steer a check that runs.
+ * Return the exit status; what is wrong was told.
+ */
+int check_at_door (struct ctl_door *door, struct qed_check_options *check,
+                   struct check_report *report);
+int check_steer (struct ctl_door *door, enum check_action action,
+                 uint64_t rate, bool json);
 
 #endif /* QED_CTL_CHECK_H */

@@ -32,10 +32,14 @@ extern const struct ctl_command ctl_check_command;
 extern const struct ctl_command ctl_commit_command;
 extern const struct ctl_command ctl_create_command;
 extern const struct ctl_command ctl_explain_command;
+extern const struct ctl_command ctl_flush_command;
 extern const struct ctl_command ctl_info_command;
+extern const struct ctl_command ctl_list_command;
 extern const struct ctl_command ctl_map_command;
+extern const struct ctl_command ctl_metrics_command;
 extern const struct ctl_command ctl_rebase_command;
 extern const struct ctl_command ctl_resize_command;
+extern const struct ctl_command ctl_status_command;
 extern const struct ctl_command ctl_undo_command;
 
 /* ---- Options ----------------------------------------------------------- */

@@ -22,10 +22,14 @@ static const struct ctl_command *const commands[] = {
   &ctl_commit_command,
   &ctl_create_command,
   &ctl_explain_command,
+  &ctl_flush_command,
   &ctl_info_command,
+  &ctl_list_command,
   &ctl_map_command,
+  &ctl_metrics_command,
   &ctl_rebase_command,
   &ctl_resize_command,
+  &ctl_status_command,
   &ctl_undo_command,
 };
 

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* qedctl metrics: a server's numbers in Prometheus's text format (0.0.4). */
+
+#include <config.h>
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ctl-remote.h"
+
+/* Names are fixed by the server, but it is another program. */
+static bool
+is_name (const char *name)
+{
+  return name[0] != '\0' &&
+    strspn (name, "abcdefghijklmnopqrstuvwxyz0123456789_") == strlen (name);
+}
+
+/* What stands in a line, in quotes or not. */
+static void
+put_escaped (FILE *out, const char *text, bool quoted)
+{
+  for (; *text != '\0'; text++)
+    if (*text == '\\' || (quoted && *text == '"'))
+      fprintf (out, "\\%c", *text);
+    else if (*text == '\n')
+      fputs ("\\n", out);
+    else
+      putc (*text, out);
+}
+
+static void
+put_labels (FILE *out, json_t *labels)
+{
+  const char *separator = "{", *key;
+  json_t *value;
+
+  json_object_foreach (labels, key, value) {
+    if (!is_name (key) || !json_is_string (value))
+      continue;
+    fprintf (out, "%s%s=\"", separator, key);
+    put_escaped (out, json_string_value (value), true);
+    putc ('"', out);
+    separator = ",";
+  }
+  if (*separator == ',')
+    putc ('}', out);
+}
+
+static void
+put_family (FILE *out, const json_t *family)
+{
+  const char *name = ctl_json_string (family, "name");
+  const char *type = ctl_json_string (family, "type");
+  const json_t *samples = json_object_get (family, "samples"), *sample;
+  size_t i, n = json_array_size (samples);
+
+  if (n == 0 || !is_name (name) || !is_name (type))
+    return;
+  fprintf (out, "# HELP %s ", name);
+  put_escaped (out, ctl_json_string (family, "help"), false);
+  fprintf (out, "\n# TYPE %s %s\n", name, type);
+  for (i = 0; i < n; i++) {
+    sample = json_array_get (samples, i);
+    fputs (name, out);
+    put_labels (out, json_object_get (sample, "labels"));
+    fprintf (out, " %" PRIu64 "\n", ctl_json_number (sample, "value"));
+  }
+}
+
+static void
+put_metrics (FILE *out, const json_t *reply, bool json)
+{
+  const json_t *metrics = json_object_get (reply, "metrics");
+  size_t i;
+
+  if (json) {
+    if (json_dumpf (reply, out, JSON_INDENT (4)) == 0)
+      putc ('\n', out);
+    return;
+  }
+  for (i = 0; i < json_array_size (metrics); i++)
+    put_family (out, json_array_get (metrics, i));
+}
+
+/* Whole or not at all: a reader never sees a part. */
+static int
+write_file (const char *path, const json_t *reply, bool json)
+{
+  struct ctl_file file;
+
+  if (!ctl_file_begin (&file, path))
+    return CTL_FAILED;
+  put_metrics (file.stream, reply, json);
+  return ctl_file_end (&file, true) ? CTL_OK : CTL_FAILED;
+}
+
+static int
+tell (struct ctl_door *door, const char *path, bool json)
+{
+  json_t *reply = ctl_remote_ask (door->remote, ctl_request ("metrics", NULL),
+                                  NULL);
+  int status = CTL_FAILED;
+
+  if (reply != NULL && path != NULL)
+    status = write_file (path, reply, json);
+  else if (reply != NULL) {
+    put_metrics (stdout, reply, json);
+    status = ctl_end_output ();
+  }
+  json_decref (reply);
+  return status;
+}
+
+static int
+run (const struct ctl_command *command, int argc, char **argv)
+{
+  enum { OPT_CONTROL = CTL_OPT_FIRST, OPT_TEXTFILE, OPT_JSON };
+  static const struct option longopts[] = {
+    { "help", no_argument, NULL, 'h' },
+    { "control", required_argument, NULL, OPT_CONTROL },
+    { "textfile", required_argument, NULL, OPT_TEXTFILE },
+    { "json", no_argument, NULL, OPT_JSON },
+    { NULL, 0, NULL, 0 },
+  };
+  struct ctl_options options = {
+    .command = command, .longopts = longopts, .shortopts = ":h",
+  };
+  const char *control = NULL, *path = NULL;
+  struct ctl_door door;
+  bool json = false;
+  int c, status;
+
+  while ((c = ctl_options_next (&options, argc, argv, &status)) !=
+         CTL_OPTIONS_END) {
+    switch (c) {
+    case OPT_CONTROL:  control = optarg; break;
+    case OPT_TEXTFILE: path = optarg; break;
+    case OPT_JSON:     json = true; break;
+    default:           return status;
+    }
+  }
+  if (!ctl_door_open (command, control, false, argc, argv, &door))
+    return CTL_FAILED;
+  status = tell (&door, path, json);
+  ctl_door_close (&door);
+  return status;
+}
+
+const struct ctl_command ctl_metrics_command = {
+  .name = "metrics",
+  .arguments = "[URI|FILE]",
+  .summary = "Print a server's numbers for Prometheus",
+  .help =
+  "The server is found as for qedctl status; the numbers are of all images\n"
+  "that are open.\n"
+  "\n"
+  "  --control SOCKET            the server's control socket\n"
+  "  --textfile FILE             write them to a file, whole or not at all,\n"
+  "                              for node_exporter's textfile collector\n"
+  "  --json                      print a JSON object\n",
+  .run = run,
+};

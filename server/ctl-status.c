@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* qedctl list, status and flush: what a server that runs serves, and how that
+ * is.
+ */
+
+#include <config.h>
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ctl-remote.h"
+
+struct arguments {
+  struct ctl_door door;
+  bool json;
+};
+
+/* The options that all three have.  False with the exit status. */
+static bool
+parse_arguments (const struct ctl_command *command, bool takes_image,
+                 int argc, char **argv, struct arguments *arguments,
+                 int *status)
+{
+  enum { OPT_CONTROL = CTL_OPT_FIRST, OPT_JSON };
+  static const struct option longopts[] = {
+    { "help", no_argument, NULL, 'h' },
+    { "control", required_argument, NULL, OPT_CONTROL },
+    { "json", no_argument, NULL, OPT_JSON },
+    { NULL, 0, NULL, 0 },
+  };
+  struct ctl_options options = {
+    .command = command, .longopts = longopts, .shortopts = ":h",
+  };
+  const char *control = NULL;
+  int c;
+
+  *arguments = (struct arguments) { .json = false };
+  while ((c = ctl_options_next (&options, argc, argv, status)) !=
+         CTL_OPTIONS_END) {
+    switch (c) {
+    case OPT_CONTROL: control = optarg; break;
+    case OPT_JSON:    arguments->json = true; break;
+    default:          return false;
+    }
+  }
+  *status = CTL_FAILED;
+  return ctl_door_open (command, control, takes_image, argc, argv,
+                        &arguments->door);
+}
+
+/* As the server said it. */
+static int
+print_json (const json_t *reply)
+{
+  if (json_dumpf (reply, stdout, JSON_INDENT (4)) == 0)
+    putchar ('\n');
+  return ctl_end_output ();
+}
+
+/* ---- list -------------------------------------------------------------- */
+
+/* All pages of the list as one reply. */
+static json_t *
+get_list (struct ctl_remote *remote)
+{
+  json_t *list = NULL, *page, *request, *images;
+  const char *last = NULL;
+
+  for (;;) {
+    request = ctl_request ("list", NULL);
+    if (last != NULL)
+      json_object_set_new (request, "after", json_string (last));
+    page = ctl_remote_ask (remote, request, NULL);
+    if (page == NULL) {
+      json_decref (list);
+      return NULL;
+    }
+    if (list == NULL)
+      list = json_incref (page);
+    else
+      json_array_extend (json_object_get (list, "images"),
+                         json_object_get (page, "images"));
+    images = json_object_get (list, "images");
+    last = ctl_json_string (json_array_get (images,
+                                            json_array_size (images) - 1),
+                            "name");
+    if (!ctl_json_bool (page, "more") ||
+        json_array_size (json_object_get (page, "images")) == 0) {
+      json_object_set_new (list, "more", json_false ());
+      json_decref (page);
+      return list;
+    }
+    json_decref (page);
+  }
+}
+
+static void
+print_list (const json_t *list)
+{
+  const json_t *images = json_object_get (list, "images"), *image;
+  uint64_t clients;
+  char *name;
+  size_t i;
+
+  for (i = 0; i < json_array_size (images); i++) {
+    image = json_array_get (images, i);
+    clients = ctl_json_number (image, "clients");
+    name = ctl_escape (ctl_json_string (image, "name"));
+    printf ("%-8s %3" PRIu64 " client%s  %s\n",
+            ctl_json_string (image, "use"), clients,
+            clients == 1 ? " " : "s", name != NULL ? name : "?");
+    free (name);
+  }
+}
+
+static int
+run_list (const struct ctl_command *command, int argc, char **argv)
+{
+  struct arguments arguments;
+  json_t *list;
+  int status;
+
+  if (!parse_arguments (command, false, argc, argv, &arguments, &status))
+    return status;
+  list = get_list (arguments.door.remote);
+  if (list == NULL)
+    status = CTL_FAILED;
+  else if (arguments.json)
+    status = print_json (list);
+  else {
+    print_list (list);
+    status = ctl_end_output ();
+  }
+  json_decref (list);
+  ctl_door_close (&arguments.door);
+  return status;
+}
+
+/* ---- status ------------------------------------------------------------ */
+
+static const struct {
+  const char *word, *text;
+} accesses[] = {
+  { "writable", "yes" },
+  { "read-only", "no: the server was started read-only" },
+  { "no-permission", "no: the server has no permission to write to the file" },
+  { "need-check", "no: it was not closed cleanly: repair it" },
+  { "damaged", "no: damage was found: repair it" },
+  { "not-scanned", "no: its tables could not be read" },
+  { "failed", "no: the storage has failed: written data may be lost" },
+};
+
+static const char *
+access_text (const char *word)
+{
+  size_t i;
+
+  for (i = 0; i < sizeof accesses / sizeof accesses[0]; i++)
+    if (strcmp (accesses[i].word, word) == 0)
+      return accesses[i].text;
+  return word;
+}
+
+static void
+report_size (struct ctl_report *report, const json_t *image, const char *key,
+             const char *label)
+{
+  if (json_object_get (image, key) != NULL)
+    ctl_report_size (report, NULL, label, ctl_json_number (image, key));
+}
+
+static void
+report_running (struct ctl_report *report, const json_t *running)
+{
+  const uint64_t done = ctl_json_number (running, "done");
+  const uint64_t total = ctl_json_number (running, "total");
+  char text[256];
+
+  if (running == NULL)
+    return;
+  snprintf (text, sizeof text, "%s, %u %%%s, since %s, by %s",
+            ctl_json_string (running, "what"),
+            total > 0 ? (unsigned) ((double) done * 100 / (double) total) : 0,
+            ctl_json_bool (running, "paused") ? ", paused" : "",
+            ctl_json_string (running, "since"),
+            ctl_json_string (running, "by"));
+  ctl_report_string (report, NULL, "running", text);
+}
+
+static void
+report_last (struct ctl_report *report, const json_t *last)
+{
+  char text[256];
+
+  if (last == NULL)
+    return;
+  snprintf (text, sizeof text, "%s at %s: %s", ctl_json_string (last, "what"),
+            ctl_json_string (last, "ended"), ctl_json_string (last, "verdict"));
+  ctl_report_string (report, NULL, "last check", text);
+}
+
+static void
+report_open (struct ctl_report *report, const json_t *image)
+{
+  char text[64];
+
+  ctl_report_string (report, NULL, "file", ctl_json_string (image, "path"));
+  ctl_report_string (report, NULL, "state", ctl_json_string (image, "state"));
+  ctl_report_string (report, NULL, "writable", access_text
+                     (ctl_json_string (image, "access")));
+  ctl_report_number (report, NULL, "clients",
+                     ctl_json_number (image, "clients"), "");
+  report_size (report, image, "virtual-size", "virtual size");
+  report_size (report, image, "cluster-size", "cluster size");
+  report_size (report, image, "file-size", "file length");
+  report_size (report, image, "used-bytes", "in use");
+  ctl_report_number (report, NULL, "freed, not reused",
+                     ctl_json_number (image, "freed-clusters"), "cluster");
+  snprintf (text, sizeof text, "%" PRIu64 " of %" PRIu64 " pages, %" PRIu64
+            " to be written", ctl_json_number (image, "cached-pages"),
+            ctl_json_number (image, "cached-pages-max"),
+            ctl_json_number (image, "dirty-pages"));
+  ctl_report_string (report, NULL, "table cache", text);
+  report_running (report, json_object_get (image, "running-check"));
+  report_last (report, json_object_get (image, "last-check"));
+}
+
+static bool
+print_image (const json_t *image)
+{
+  const bool open = strcmp (ctl_json_string (image, "use"), "open") == 0;
+  struct ctl_report *report = ctl_report_new ();
+
+  ctl_report_string (report, NULL, "image", ctl_json_string (image, "name"));
+  if (open)
+    report_open (report, image);
+  else
+    ctl_report_string (report, NULL, "state", "not open");
+  return ctl_report_print (report, false);
+}
+
+static bool
+print_status (const json_t *reply)
+{
+  const json_t *server = json_object_get (reply, "server");
+  const json_t *images = json_object_get (reply, "images");
+  size_t i, n = json_array_size (images);
+  char *version = ctl_escape (ctl_json_string (server, "version"));
+  bool ok = true;
+
+  printf ("nbdkit-qed %s, process %" PRIu64 ", %s\n",
+          version != NULL ? version : "?", ctl_json_number (server, "pid"),
+          n == 0 ? "with no image open" : n == 1 ? "one image"
+          : "images that are open:");
+  free (version);
+  for (i = 0; i < n && ok; i++) {
+    putchar ('\n');
+    ok = print_image (json_array_get (images, i));
+  }
+  if (ctl_json_bool (reply, "more"))
+    printf ("\nand more: name one, or see qedctl list\n");
+  return ctl_end_output () == CTL_OK && ok;
+}
+
+static int
+run_status (const struct ctl_command *command, int argc, char **argv)
+{
+  struct arguments arguments;
+  json_t *reply;
+  int status;
+
+  if (!parse_arguments (command, true, argc, argv, &arguments, &status))
+    return status;
+  reply = ctl_remote_ask (arguments.door.remote,
+                          ctl_request ("status", arguments.door.image), NULL);
+  if (reply == NULL)
+    status = CTL_FAILED;
+  else if (arguments.json)
+    status = print_json (reply);
+  else
+    status = print_status (reply) ? CTL_OK : CTL_FAILED;
+  json_decref (reply);
+  ctl_door_close (&arguments.door);
+  return status;
+}
+
+/* ---- flush ------------------------------------------------------------- */
+
+static int
+run_flush (const struct ctl_command *command, int argc, char **argv)
+{
+  struct arguments arguments;
+  json_t *reply;
+  int status;
+
+  if (!parse_arguments (command, true, argc, argv, &arguments, &status))
+    return status;
+  reply = ctl_remote_ask (arguments.door.remote,
+                          ctl_request ("flush", arguments.door.image), NULL);
+  if (reply == NULL)
+    status = CTL_FAILED;
+  else if (arguments.json)
+    status = print_json (reply);
+  else {
+    printf (ctl_json_bool (reply, "flushed")
+            ? "What was written is durable.\n"
+            : "The image is not open: nothing is to be written.\n");
+    status = ctl_end_output ();
+  }
+  json_decref (reply);
+  ctl_door_close (&arguments.door);
+  return status;
+}
+
+/* ---- The commands ------------------------------------------------------ */
+
+#define TARGETS \
+  "A server is found by its control socket (--control), or, in place of\n" \
+  "that, by a URI of one of its exports (nbd://, nbds://, nbd+unix://), if\n" \
+  "it was started with control-export=, or by the name of a file that it\n" \
+  "serves on this host with control=.\n" \
+  "\n" \
+  "  --control SOCKET            the server's control socket\n" \
+  "  --json                      print a JSON object\n"
+
+const struct ctl_command ctl_list_command = {
+  .name = "list",
+  .arguments = "[URI|FILE]",
+  .summary = "List the images of a server that runs",
+  .help = TARGETS,
+  .run = run_list,
+};
+
+const struct ctl_command ctl_status_command = {
+  .name = "status",
+  .arguments = "[URI|FILE|IMAGE]",
+  .summary = "Show how the images of a server that runs are",
+  .help =
+  "With --control and the name of an image, that one alone.\n"
+  TARGETS,
+  .run = run_status,
+};
+
+const struct ctl_command ctl_flush_command = {
+  .name = "flush",
+  .arguments = "[URI|FILE|IMAGE]",
+  .summary = "Make durable what was written to an image that is served",
+  .help =
+  "With --control, IMAGE names one where the server has several.\n"
+  TARGETS,
+  .run = run_flush,
+};
