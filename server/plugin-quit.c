@@ -11,10 +11,11 @@
  * image is closed in the normal way.
  *
  * Not at once: a client that is at work has requests answered, and nbdkit
- * leaves it by itself, within milliseconds.  If its socket were shut in the
- * middle of a write's data, nbdkit would close the connection while replies
- * wait to be sent on it, of which nbdkit before 1.34 dies (an assertion in
- * raw_send_socket), and the image would need a check after all.
+ * leaves it by itself: each of its threads takes one more request at most.  If
+ * its socket were shut in the middle of a write's data, nbdkit would close the
+ * connection while replies wait to be sent on it, of which nbdkit before 1.34
+ * dies (an assertion in raw_send_socket), and the image would need a check
+ * after all.  So sockets are shut when no request was answered for a while.
  *
  * nbdkit hands neither the signal nor the sockets to a plugin.  The signal is
  * taken on its way to nbdkit's own handler.  A client's socket is one whose
@@ -45,11 +46,11 @@
 #include "plugin.h"
 #include "thread.h"
 
-/* Until then nbdkit has left the clients that are at work. */
-#define GRACE_NS 300000000
-
 /* A connection that was accepted just then is met by the next look. */
-#define LOOK_AGAIN_NS 100000000
+#define LOOK_NS 100000000
+
+/* After so many looks without an answered request clients are idle. */
+#define QUIET_LOOKS 4
 
 #define LISTENERS_MAX 32
 
@@ -70,6 +71,12 @@ static sem_t wake;              /* by the signal, and by plugin_quit_stop */
 static bool running;            /* start to stop, nbdkit's main thread */
 static atomic_bool stopping;
 static pthread_t thread;
+
+/* From the signal on requests are counted.  Relaxed: a count says only that
+ * someone is at work.
+ */
+static atomic_bool quitting;
+static atomic_uint answered;
 
 /* ---- Sockets ----------------------------------------------------------- */
 
@@ -166,18 +173,39 @@ sleep_ns (long ns)
   sem_timedwait (&wake, &end);
 }
 
+static void
+wait_for_quiet (void)
+{
+  unsigned quiet = 0, seen = 0, now;
+
+  while (!stopping && quiet < QUIET_LOOKS) {
+    sleep_ns (LOOK_NS);
+    now = atomic_load_explicit (&answered, memory_order_relaxed);
+    quiet = now == seen ? quiet + 1 : 0;
+    seen = now;
+  }
+}
+
 static void *
 quit_thread (void *arg)
 {
   (void) arg;
   while (sem_wait (&wake) == -1)
     ;                           /* EINTR */
-  sleep_ns (GRACE_NS);
+  atomic_store_explicit (&quitting, true, memory_order_relaxed);
+  wait_for_quiet ();
   while (!stopping) {
     each_socket (end_client);
-    sleep_ns (LOOK_AGAIN_NS);
+    sleep_ns (LOOK_NS);
   }
   return NULL;
+}
+
+void
+plugin_quit_answered (void)
+{
+  if (atomic_load_explicit (&quitting, memory_order_relaxed))
+    atomic_fetch_add_explicit (&answered, 1, memory_order_relaxed);
 }
 
 /* First nbdkit, so that it knows when its clients seem to go. */

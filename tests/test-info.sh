@@ -130,14 +130,17 @@ has_text '^image: *new\\x0aline\\x1b$'
 qemu-img create -q -f qed x.qed 1M
 before=$(stat -c '%Y.%y %Z.%z' x.qed; sha256sum x.qed)
 mkfifo hold
-qemu-io -f qed x.qed <hold >/dev/null &
+qemu-io -f qed x.qed <hold >holding &
 holder=$!
 exec 5>hold
+# qemu-img info would take the lock itself for a moment, and qemu-io lose.
+echo 'read 0 512' >&5
 for i in {1..100}; do
-  if ! qemu-img info x.qed >/dev/null 2>&1; then break; fi
+  if grep -q 'read 512/512' holding; then break; fi
   sleep 0.1
 done
-test $i -lt 100
+grep -q 'read 512/512' holding
+if qemu-img info x.qed >/dev/null 2>&1; then fail "nobody holds it"; fi
 info x.qed
 has_json '.["virtual-size"] == 1048576'
 exec 5>&-
