@@ -271,7 +271,7 @@ fi
 qedctl create disk.qed 64M > /dev/null
 serve disk.qed
 qemu-img convert -n -f raw -O raw leaky.qed "$uri"
-wrong "a disk that a server of ours serves.*--raw-image" qedctl check "$uri"
+wrong "no control export.*control-export=check" qedctl check "$uri"
 check 3 "$uri" --raw-image
 serve_stop
 
