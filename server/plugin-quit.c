@@ -15,7 +15,8 @@
  * its socket were shut in the middle of a write's data, nbdkit would close the
  * connection while replies wait to be sent on it, of which nbdkit before 1.34
  * dies (an assertion in raw_send_socket), and the image would need a check
- * after all.  So sockets are shut when no request was answered for a while.
+ * after all.  So sockets are shut when the process has been idle for a while:
+ * what comes now nbdkit answers by itself, without asking the plugin.
  *
  * nbdkit hands neither the signal nor the sockets to a plugin.  The signal is
  * taken on its way to nbdkit's own handler.  A client's socket is one whose
@@ -33,8 +34,10 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -49,8 +52,14 @@
 /* A connection that was accepted just then is met by the next look. */
 #define LOOK_NS 100000000
 
-/* After so many looks without an answered request clients are idle. */
-#define QUIET_LOOKS 4
+/* After so many looks at an idle process its clients are idle, too.  If it is
+ * busy for so many it isn't with clients, but with a check, say.
+ */
+#define QUIET_LOOKS 3
+#define BUSY_LOOKS 30
+
+/* The processor time that an idle process needs from one look to the next. */
+#define IDLE_NS 1000000
 
 #define LISTENERS_MAX 32
 
@@ -71,12 +80,6 @@ static sem_t wake;              /* by the signal, and by plugin_quit_stop */
 static bool running;            /* start to stop, nbdkit's main thread */
 static atomic_bool stopping;
 static pthread_t thread;
-
-/* From the signal on requests are counted.  Relaxed: a count says only that
- * someone is at work.
- */
-static atomic_bool quitting;
-static atomic_uint answered;
 
 /* ---- Sockets ----------------------------------------------------------- */
 
@@ -141,13 +144,17 @@ accepted_from (const struct address *listener, const struct address *local)
   }
 }
 
-/* What was asked before it can still be answered: only reading ends. */
+/* What was asked before it can still be answered: only reading ends.  What
+ * nbdkit has not read yet may be the beginning of a write whose end is still
+ * at the client: that one has its turn at a later look.
+ */
 static void
 end_client (int fd, bool listens, const struct address *local)
 {
   unsigned i;
+  int unread;
 
-  if (listens)
+  if (listens || (ioctl (fd, FIONREAD, &unread) == 0 && unread > 0))
     return;
   for (i = 0; i < nr_listeners; ++i)
     if (accepted_from (&listeners[i], local)) {
@@ -173,16 +180,27 @@ sleep_ns (long ns)
   sem_timedwait (&wake, &end);
 }
 
+static int64_t
+processor_time (void)
+{
+  struct timespec used;
+
+  clock_gettime (CLOCK_PROCESS_CPUTIME_ID, &used);
+  return used.tv_sec * INT64_C (1000000000) + used.tv_nsec;
+}
+
 static void
 wait_for_quiet (void)
 {
-  unsigned quiet = 0, seen = 0, now;
+  unsigned quiet = 0, looks;
+  int64_t before = processor_time (), now;
 
-  while (!stopping && quiet < QUIET_LOOKS) {
+  for (looks = 0; !stopping && quiet < QUIET_LOOKS && looks < BUSY_LOOKS;
+       ++looks) {
     sleep_ns (LOOK_NS);
-    now = atomic_load_explicit (&answered, memory_order_relaxed);
-    quiet = now == seen ? quiet + 1 : 0;
-    seen = now;
+    now = processor_time ();
+    quiet = now - before < IDLE_NS ? quiet + 1 : 0;
+    before = now;
   }
 }
 
@@ -192,20 +210,12 @@ quit_thread (void *arg)
   (void) arg;
   while (sem_wait (&wake) == -1)
     ;                           /* EINTR */
-  atomic_store_explicit (&quitting, true, memory_order_relaxed);
   wait_for_quiet ();
   while (!stopping) {
     each_socket (end_client);
     sleep_ns (LOOK_NS);
   }
   return NULL;
-}
-
-void
-plugin_quit_answered (void)
-{
-  if (atomic_load_explicit (&quitting, memory_order_relaxed))
-    atomic_fetch_add_explicit (&answered, 1, memory_order_relaxed);
 }
 
 /* First nbdkit, so that it knows when its clients seem to go. */

@@ -227,7 +227,6 @@ plugin_carry_out (struct export *export, struct qed_request *request)
 
   add (&counters->requests[kind], 1);
   add (&counters->bytes[kind], request->count);
-  plugin_quit_answered ();
   if (r < 0) {
     if (r != -EOPNOTSUPP)
       add (&counters->errors, 1);

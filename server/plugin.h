@@ -65,9 +65,6 @@ bool plugin_user (uid_t *user);
  * to end.  plugin_quit_start returns 0, or -1 with the reason logged.
  */
 int plugin_quit_start (void);
-
-/* A request was carried out: its client is at work. */
-void plugin_quit_answered (void);
 void plugin_quit_stop (void);
 
 #endif /* SERVER_PLUGIN_H */
