@@ -106,6 +106,8 @@ struct qed_image {
   struct loop *loop;            /* NULL before qed_start */
   struct loop_task dispatch;
   struct loop_task gate_drained;
+  struct loop_task beat;        /* qed_beats posts it */
+  _Atomic bool beat_awaited;    /* from then until it has run */
   _Atomic int scan_state;       /* enum scan_state; changed on the loop */
   struct wait_queue scanned;    /* who waits for the scan */
   struct scan *scan;            /* while it runs */

@@ -215,6 +215,11 @@ struct qed_status {
 /* From any thread, of an image that is open; takes locks only briefly. */
 void qed_status (struct qed_image *image, struct qed_status *status);
 
+/* Ask the image's loop for a sign of life; whether it has given the one that
+ * was asked for before.  For a watchdog, from one thread.
+ */
+bool qed_beats (struct qed_image *image);
+
 /* ---- Requests ---------------------------------------------------------- */
 
 enum qed_op {

@@ -5,9 +5,11 @@
 #include <config.h>
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "image.h"
+#include "loop.h"
 
 static enum qed_state
 state_of (const struct qed_image *image)
@@ -70,4 +72,27 @@ qed_status (struct qed_image *image, struct qed_status *status)
     metadata_dirty (md, METADATA_L2);
   status->cached_pages = atomic_load (&md->page_count);
   status->cached_pages_max = md->page_limit;
+}
+
+/* ---- Signs of life ----------------------------------------------------- */
+
+static void
+beat (struct loop_task *task)
+{
+  struct qed_image *image = (struct qed_image *)
+    ((char *) task - offsetof (struct qed_image, beat));
+
+  atomic_store (&image->beat_awaited, false);
+}
+
+bool
+qed_beats (struct qed_image *image)
+{
+  if (image->loop == NULL)
+    return true;
+  if (atomic_exchange (&image->beat_awaited, true))
+    return false;
+  image->beat.run = beat;
+  loop_post (image->loop, &image->beat);
+  return true;
 }

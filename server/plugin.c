@@ -26,6 +26,7 @@
 #include "exports.h"
 #include "mailbox.h"
 #include "message.h"
+#include "notify.h"
 #include "plugin.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -72,6 +73,7 @@ plugin_load (void)
 static void
 stop (void)
 {
+  notify_stop ();
   plugin_quit_stop ();
   control_stop ();
   control_socket_stop ();
@@ -126,7 +128,8 @@ static int
 plugin_after_fork (void)
 {
   control_links_start (plugin_config.control);
-  if (exports_start () == -1 || control_socket_start () == -1)
+  if (exports_start () == -1 || control_socket_start () == -1 ||
+      notify_start () == -1)
     return -1;
   return plugin_quit_start ();
 }

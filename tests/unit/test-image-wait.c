@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -317,6 +318,53 @@ test_clean_after (void **state)
   assert_int_equal (close_image (), 0);
 }
 
+/* A loop that is stuck in a task gives no sign of life, and then does. */
+struct stuck {
+  struct loop_task task;
+  sem_t go_on;
+};
+
+static void
+be_stuck (struct loop_task *task)
+{
+  sem_wait (&((struct stuck *) task)->go_on);
+}
+
+/* Until the one that was asked for has come. */
+static bool
+beats_soon (void)
+{
+  unsigned i;
+
+  for (i = 0; i < 500 && !qed_beats (image); i++)
+    usleep (10000);
+  return i < 500;
+}
+
+static void
+test_beats (void **state)
+{
+  struct stuck stuck = { .task.run = be_stuck };
+
+  (void) state;
+  assert_int_equal (open_image (), 0);
+  assert_true (qed_beats (image));      /* without a loop */
+  assert_true (qed_beats (image));
+  assert_int_equal (qed_start (image), 0);
+  assert_true (beats_soon ());
+  assert_true (beats_soon ());
+  sem_init (&stuck.go_on, 0, 0);
+  loop_post (image->loop, &stuck.task);
+  assert_true (beats_soon ());          /* before it was stuck */
+  usleep (50000);
+  assert_false (qed_beats (image));
+  assert_false (qed_beats (image));
+  sem_post (&stuck.go_on);
+  assert_true (beats_soon ());
+  assert_int_equal (close_image (), 0);
+  sem_destroy (&stuck.go_on);
+}
+
 int
 main (void)
 {
@@ -332,6 +380,7 @@ main (void)
     FAKE_IMAGE_TEST (test_close_walking_l1),
     FAKE_IMAGE_TEST (test_close_reading_l2),
     FAKE_IMAGE_TEST (test_clean_after),
+    FAKE_IMAGE_TEST (test_beats),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
