@@ -131,6 +131,20 @@ first_look (struct look *look, struct qed_check_result *result)
 
 /* ---- The whole ---- */
 
+/* A server that can't tell holes from data has what is free as data. */
+static void
+tell_what_stays (const struct look *look)
+{
+  const struct storage *s = look->image->storage;
+
+  if (look->sound && look->counts[QED_PROBLEM_LEAK] > 0 && !s->can_grow &&
+      !s->fixed)
+    log_warning (&look->image->options.log, "%s: the file can't be cut from "
+                 "here, nor does its server tell holes from data: what is "
+                 "free there counts as leaked until it is cut (qedctl check "
+                 "--repair=leaks) where it lies", look->image->path);
+}
+
 /* What the repair reached is judged by another look. */
 static int
 last_look (struct look *look, struct qed_check_result *result)
@@ -146,6 +160,7 @@ last_look (struct look *look, struct qed_check_result *result)
   look->counts[QED_PROBLEM_DATA_UNREADABLE] = unreadable;
   check_fill_result (look, result);
   check_count_fixed (&first, result);
+  tell_what_stays (look);
   return 0;
 }
 
@@ -198,9 +213,7 @@ qed_check (const struct qed_options *options,
   examine.read_only = !wants_repair (check);
   examine.clean_after = 0;
   examine.raw_image = check->raw_image;
-  r = format_backing_kind (options->path) == FORMAT_BACKING_NBD
-    ? qed_open (&examine, &look.image)
-    : repair_open (&examine, check, &look.image);
+  r = repair_open (&examine, check, &look.image);
   if (r < 0)
     return r;
   look.space = &look.image->space;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* The storage driver for an export of an NBD server, for reading: a backing
- * file, or the file of an image that is checked.
+/* The storage driver for an export of an NBD server: a backing file, for
+ * reading, or the file of an image that is checked and repaired.
  *
  *   submit --> arrived --> queue --> (libnbd) --> ended --> fetch_end
  *                            ^                      |
@@ -14,8 +14,14 @@
  * PATIENCE_SECONDS at most.  A fetch that nobody wants any more is left out,
  * or if it was sent its answer thrown away.
  *
- * The export must be as long as it was at open, whenever it comes back.  What
- * else the server can do may change: nothing that was done depends on it.
+ * Changes are under way in parallel, too, and in no order: who needs one waits
+ * for answers.  Those that were answered and not flushed are made again on the
+ * next connection, before anything else (nbd-kept.h).  If they take much memory
+ * the server is asked to flush.
+ *
+ * The export must be as long as it was at open, whenever it comes back, and
+ * take changes if it did.  What else the server can do may change: nothing
+ * that was done depends on it.
  */
 
 #include <config.h>
@@ -28,9 +34,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fetch-change.h"
 #include "fetch-io.h"
 #include "log.h"
 #include "nbd-flight.h"
+#include "nbd-kept.h"
 #include "nbd-link.h"
 #include "storage.h"
 
@@ -44,6 +52,12 @@
  * waits for it who would hold a client back.
  */
 #define CACHES_MAX 64u
+
+/* Memory for changes that are not flushed: from where on the server is asked
+ * to, and where others wait until it has.
+ */
+#define KEPT_SOON (UINT64_C (32) << 20)
+#define KEPT_MAX (UINT64_C (64) << 20)
 
 struct storage_nbd {
   struct storage storage;
@@ -60,6 +74,7 @@ struct storage_nbd {
 
   _Atomic unsigned caches;      /* FETCH_CACHE that have not ended */
   struct fetch_window window;   /* for next_data */
+  struct fetch_blocks blocks;   /* for changes of parts of them */
   pthread_mutex_t lock;         /* protects the next */
   struct fetch_list arrived;
 
@@ -67,6 +82,10 @@ struct storage_nbd {
   struct nbd_link link;
   struct fetch_list queue;      /* to be sent */
   struct nbd_flight flight;     /* those that were */
+  struct nbd_kept kept;         /* changes that are not flushed */
+  bool flushing;                /* on our own account */
+  bool unflushed;               /* before there is a loop: changes were made,
+                                 * which are not kept */
   struct loop_timer tick;       /* while any wait for a connection */
   double lost_since;            /* 0: it isn't */
   bool gave_up;                 /* since then, on a request */
@@ -103,8 +122,26 @@ end_all (struct storage_nbd *s, struct fetch_list *list, int error)
 static bool
 can_send (const struct storage_nbd *s)
 {
-  return nbd_link_is_alive (&s->link) && s->queue.first &&
-    nbd_flight_has_room (&s->flight, s->queue.first);
+  const struct fetch *fetch = s->queue.first;
+
+  if (fetch == NULL || !nbd_link_is_alive (&s->link) ||
+      !nbd_kept_is_settled (&s->kept))
+    return false;
+  if (fetch_changes (fetch->op) && s->flushing && s->kept.bytes > KEPT_MAX)
+    return false;
+  return nbd_flight_has_room (&s->flight, fetch);
+}
+
+/* After a loss, what is kept comes first. */
+static void
+send_kept (struct storage_nbd *s)
+{
+  struct fetch *fetch;
+
+  while (nbd_link_is_alive (&s->link) && s->kept.next &&
+         nbd_flight_has_room (&s->flight, s->kept.next) &&
+         (fetch = nbd_kept_next (&s->kept)) != NULL)
+    nbd_flight_send (&s->flight, &s->link, fetch);
 }
 
 static void
@@ -112,12 +149,15 @@ send_some (struct storage_nbd *s)
 {
   struct fetch *fetch;
 
+  send_kept (s);
   while (can_send (s)) {
     fetch = fetch_list_take_first (&s->queue);
-    if (atomic_load (&fetch->wanted))
-      nbd_flight_send (&s->flight, &s->link, fetch);
-    else
+    if (!atomic_load (&fetch->wanted)) {
       end_fetch (s, fetch, 0);
+      continue;
+    }
+    fetch->number = s->kept.number;
+    nbd_flight_send (&s->flight, &s->link, fetch);
   }
 }
 
@@ -125,8 +165,17 @@ send_some (struct storage_nbd *s)
 static int
 error_of (const struct fetch *fetch)
 {
-  return fetch->error == 0 || fetch->error == -ENOMEM ||
-    fetch->error == -EPERM ? fetch->error : -EIO;
+  switch (fetch->error) {
+  case 0:
+  case -ENOMEM:
+  case -EPERM:
+    return fetch->error;
+  case -ENOSPC:
+  case -EOPNOTSUPP:
+    return fetch_changes (fetch->op) ? fetch->error : -EIO;
+  default:
+    return -EIO;
+  }
 }
 
 /* What waited for the connection for too long gets this. */
@@ -142,6 +191,30 @@ is_lost (const struct fetch *fetch)
   return fetch->error == -ENOTCONN || fetch->error == -ESHUTDOWN;
 }
 
+/* Who made it learns of a change when it is kept.  A flush that fails is the
+ * end of all flushes: what it was for may be lost.
+ */
+static void
+answered (struct storage_nbd *s, struct fetch *fetch)
+{
+  struct nbd_kept *kept = &s->kept;
+  int error = error_of (fetch);
+
+  if (fetch_changes (fetch->op)) {
+    if (error == 0)
+      error = nbd_kept_add (kept, fetch);
+    atomic_fetch_add (&s->window.changes, 1);
+  }
+  if (fetch->op == FETCH_FLUSH) {
+    if (error < 0 && kept->error == 0)
+      kept->error = error;
+    error = kept->error < 0 ? -EIO : 0;
+    if (error == 0)
+      nbd_kept_flushed (kept, fetch->number);
+  }
+  end_fetch (s, fetch, error);
+}
+
 /* Those that the connection, or the server's end, has cut short go back to the
  * queue; the others have their result.
  */
@@ -153,16 +226,42 @@ settle (struct storage_nbd *s)
 
   fetch_list_init (&again);
   while ((fetch = nbd_flight_next_ended (&s->flight)) != NULL) {
-    if (is_lost (fetch) && fetch->op != FETCH_CACHE &&
-        atomic_load (&fetch->wanted)) {
-      if (fetch->error == -ESHUTDOWN && s->link.state == NBD_LINK_UP)
-        nbd_link_drop (&s->link, "the server is shutting down");
+    if (fetch->error == -ESHUTDOWN && s->link.state == NBD_LINK_UP)
+      nbd_link_drop (&s->link, "the server is shutting down");
+    if (fetch->kept)
+      nbd_kept_ended (&s->kept, fetch);
+    else if (is_lost (fetch) && fetch->op != FETCH_CACHE &&
+             atomic_load (&fetch->wanted))
       fetch_list_append (&again, fetch);
-    }
     else
-      end_fetch (s, fetch, error_of (fetch));
+      answered (s, fetch);
   }
   fetch_list_prepend_all (&s->queue, &again);
+}
+
+static void
+own_flush_ended (struct fetch *fetch)
+{
+  struct storage_nbd *s = fetch->opaque;
+
+  s->flushing = false;
+}
+
+/* Without memory for it, it is tried again in the next turn. */
+static void
+flush_if_much (struct storage_nbd *s)
+{
+  struct fetch *fetch;
+
+  if (s->flushing || s->kept.bytes < KEPT_SOON || s->kept.error < 0)
+    return;
+  fetch = fetch_new (FETCH_FLUSH, 0, 0);
+  if (fetch == NULL)
+    return;
+  s->flushing = true;
+  fetch->done = own_flush_ended;
+  fetch->opaque = s;
+  fetch_list_prepend (&s->queue, fetch);
 }
 
 /* ---- While there is no connection -------------------------------------- */
@@ -237,6 +336,11 @@ is_same_export (struct storage_nbd *s)
   else if (s->is_image && s->link.export.guest_disk != s->storage.guest_disk)
     snprintf (s->link.error, sizeof s->link.error, "another kind of server "
               "answers there now");
+  else if (!s->storage.read_only &&
+           (s->link.export.read_only || !s->link.export.can_flush ||
+            s->link.export.minimum > s->storage.block))
+    snprintf (s->link.error, sizeof s->link.error, "it can't be written to as "
+              "before");
   else
     return true;
   return false;
@@ -255,6 +359,7 @@ link_up (struct nbd_link *link)
                  loop_now () - s->lost_since);
   s->lost_since = 0;
   s->gave_up = s->told_changed = false;
+  nbd_kept_restart (&s->kept);
   loop_timer_stop (s->loop, &s->tick);
   return true;
 }
@@ -266,6 +371,7 @@ link_turn (struct nbd_link *link)
 
   settle (s);
   do {
+    flush_if_much (s);
     send_some (s);
     settle (s);
   } while (can_send (s));
@@ -327,6 +433,33 @@ connect_plainly (struct storage_nbd *s)
   return r;
 }
 
+/* What isn't flushed goes with the connection. */
+static void
+disconnect_plainly (struct storage_nbd *s)
+{
+  if (s->unflushed && s->kept.error == 0)
+    s->kept.error = -EIO;
+  nbd_link_disconnect_plainly (&s->link);
+}
+
+static int
+plainly_answered (struct storage_nbd *s, struct fetch *fetch)
+{
+  int error = error_of (fetch);
+
+  if (fetch_changes (fetch->op)) {
+    atomic_fetch_add (&s->window.changes, 1);
+    s->unflushed = true;
+  }
+  if (fetch->op == FETCH_FLUSH) {
+    if (error < 0 && s->kept.error == 0)
+      s->kept.error = error;
+    error = s->kept.error < 0 ? -EIO : 0;
+    s->unflushed &= error < 0;
+  }
+  return error;
+}
+
 /* The connection stays for the next one, unless it is of no use. */
 static void
 carry_out_plainly (struct storage_nbd *s, struct fetch *fetch)
@@ -338,14 +471,14 @@ carry_out_plainly (struct storage_nbd *s, struct fetch *fetch)
     while (r == 0 && s->flight.ended.first == NULL)
       r = nbd_link_wait_plainly (&s->link);
     if (r < 0)
-      nbd_link_disconnect_plainly (&s->link);
+      disconnect_plainly (s);
     (void) nbd_flight_next_ended (&s->flight);
   }
   else
     fetch->error = r;
   if (r < 0)
     log_error (&s->log, "%s: %s", s->name, s->link.error);
-  end_fetch (s, fetch, error_of (fetch));
+  end_fetch (s, fetch, plainly_answered (s, fetch));
 }
 
 /* ---- The storage ------------------------------------------------------- */
@@ -395,7 +528,7 @@ nbd_start (struct storage *storage, struct loop *loop,
 
   if (r < 0)
     return r;
-  nbd_link_disconnect_plainly (&s->link);
+  disconnect_plainly (s);
   s->loop = s->link.loop = loop;
   s->stopped = stopped;
   s->opaque = opaque;
@@ -419,7 +552,7 @@ nbd_stop (struct storage *storage)
   if (!nbd_link_stop (&s->link))
     return false;
   take_arrived (&s->submitted);
-  end_all (s, &s->flight.ended, -ESHUTDOWN);
+  settle (s);
   end_all (s, &s->queue, -ESHUTDOWN);
   loop_timer_stop (s->loop, &s->tick);
   loop_timer_destroy (s->loop, &s->tick);
@@ -441,7 +574,9 @@ nbd_storage_close (struct storage *storage)
   struct storage_nbd *s = nbd_of (storage);
 
   nbd_link_disconnect_plainly (&s->link);
+  nbd_kept_destroy (&s->kept);
   pthread_mutex_destroy (&s->lock);
+  fetch_blocks_destroy (&s->blocks);
   fetch_window_destroy (&s->window);
   free (s->uri);
   free (s->name);
@@ -456,8 +591,51 @@ nbd_next_data (struct storage *storage, uint64_t offset, uint64_t *start,
                           end);
 }
 
+static int
+storage_pwritev (struct storage *storage, const struct iovec *iov, int n,
+             uint64_t offset)
+{
+  return fetch_pwritev (storage, &nbd_of (storage)->blocks, iov, n, offset);
+}
+
+static int
+storage_pwrite (struct storage *storage, const void *buf, size_t count,
+            uint64_t offset)
+{
+  const struct iovec iov = { (void *) buf, count };
+
+  return storage_pwritev (storage, &iov, 1, offset);
+}
+
+static int
+storage_zero (struct storage *storage, uint64_t offset, uint64_t count)
+{
+  return fetch_zero (storage, &nbd_of (storage)->blocks, offset, count);
+}
+
+static int
+nbd_resize (struct storage *storage, uint64_t length)
+{
+  return length == nbd_of (storage)->size ? 0 : -EOPNOTSUPP;
+}
+
+static int
+nbd_downgrade (struct storage *storage)
+{
+  storage->read_only = true;
+  return 0;
+}
+
 static const struct storage_ops nbd_ops = {
   .pread = fetch_pread,
+  .pwrite = storage_pwrite,
+  .pwritev = storage_pwritev,
+  .zero = storage_zero,
+  .punch = fetch_punch,
+  .prefetch = fetch_prefetch,
+  .resize = nbd_resize,
+  .sync = fetch_sync,
+  .downgrade = nbd_downgrade,
   .next_data = nbd_next_data,
   .length = nbd_length,
   .close = nbd_storage_close,
@@ -479,7 +657,8 @@ make_name (const char *uri, const char *about)
 }
 
 static struct storage_nbd *
-new_storage (const char *uri, const char *about, const struct qed_log *log)
+new_storage (const char *uri, const char *about, bool write,
+             const struct qed_log *log)
 {
   struct storage_nbd *s = calloc (1, sizeof *s);
 
@@ -495,12 +674,14 @@ new_storage (const char *uri, const char *about, const struct qed_log *log)
   }
   s->is_image = about == NULL;
   s->storage.ops = &nbd_ops;
-  s->storage.read_only = true;
+  s->storage.read_only = !write;
   s->log = *log;
   pthread_mutex_init (&s->lock, NULL);
   fetch_list_init (&s->arrived);
   fetch_list_init (&s->queue);
   fetch_window_init (&s->window);
+  fetch_blocks_init (&s->blocks);
+  nbd_kept_init (&s->kept);
   nbd_flight_init (&s->flight);
   s->submitted.run = take_arrived;
   s->link.uri = s->uri;
@@ -511,35 +692,66 @@ new_storage (const char *uri, const char *about, const struct qed_log *log)
   return s;
 }
 
-/* What to do when a server could not be connected to, as far as the error
- * tells.
- */
-static const char *
-advice (const struct storage_nbd *s, int error)
+/* Why an export can't be written to, and what to do about it. */
+static int
+check_writable (const struct storage_nbd *s)
 {
-  bool tls = strncmp (s->uri, "nbds", 4) == 0;
+  const struct nbd_export *export = &s->link.export;
+  int r = 0;
 
-  switch (error) {
-  case -ECONNREFUSED:
-    return ": see that the server runs, and listens there";
-  case -ETIMEDOUT:
-    return ": see that the server runs, and that no firewall is between";
-  case -ENOENT:
-    return ": see which exports there are (nbdinfo --list)";
-  case -ENOTSUP:
-    return tls ? ": let the server offer TLS, or use nbd:// without"
-      : ": use nbds:// and a key or certificate";
-  default:
-    return tls && strstr (s->link.error, "tls") ? ": see that the server knows "
-      "the key or certificate" : "";
+  if (export->read_only) {
+    log_error (&s->log, "%s is exported read-only: let its server allow "
+               "writing", s->name);
+    r = -EROFS;
   }
+  else if (!export->can_flush) {
+    log_error (&s->log, "%s cannot be written to: its server offers no flush, "
+               "so that nothing would be durable: use another server, or do "
+               "this where the file lies", s->name);
+    r = -EOPNOTSUPP;
+  }
+  else if (export->minimum > STORAGE_BLOCK_MAX) {
+    log_error (&s->log, "%s cannot be written to: its server takes blocks of "
+               "%" PRIu64 " bytes and no smaller ones, %u are possible",
+               s->name, export->minimum, STORAGE_BLOCK_MAX);
+    r = -EOPNOTSUPP;
+  }
+  return r;
+}
+
+/* What is known from now on, and has to stay so. */
+static int
+take_export (struct storage_nbd *s)
+{
+  const struct nbd_export *export = &s->link.export;
+
+  s->size = export->size;
+  s->storage.guest_disk = export->guest_disk;
+  if (s->storage.read_only)
+    return 0;
+  s->storage.block = (uint32_t) export->minimum;
+  s->storage.holes_known = export->has_extents && export->can_zero;
+  return check_writable (s);
+}
+
+static void
+say_unreachable (const struct storage_nbd *s, const char *about, int error)
+{
+  const char *why = s->link.error;
+
+  if (about)
+    log_error (&s->log, "%s: cannot connect to the backing file %s: %s", about,
+               s->uri, why);
+  else
+    log_error (&s->log, "%s: cannot connect: %s%s", s->uri, why,
+               storage_nbd_advice (s->uri, error, why));
 }
 
 int
-storage_nbd_open (const char *uri, const char *about,
+storage_nbd_open (const char *uri, const char *about, bool write,
                   const struct qed_log *log, struct storage **storage)
 {
-  struct storage_nbd *s = new_storage (uri, about, log);
+  struct storage_nbd *s = new_storage (uri, about, write, log);
   int r;
 
   if (s == NULL) {
@@ -547,19 +759,14 @@ storage_nbd_open (const char *uri, const char *about,
     return -ENOMEM;
   }
   r = nbd_link_connect_plainly (&s->link);
-  if (r < 0) {
-    if (about)
-      log_error (log, "%s: cannot connect to the backing file %s: %s", about,
-                 uri, s->link.error);
-    else
-      log_error (log, "%s: cannot connect: %s%s", uri, s->link.error,
-                 advice (s, r));
-    nbd_storage_close (&s->storage);
-    return r;
-  }
-  s->size = s->link.export.size;
-  s->storage.guest_disk = s->link.export.guest_disk;
+  if (r < 0)
+    say_unreachable (s, about, r);
+  else
+    r = take_export (s);
   nbd_link_disconnect_plainly (&s->link); /* a fork may follow */
-  *storage = &s->storage;
-  return 0;
+  if (r < 0)
+    nbd_storage_close (&s->storage);
+  else
+    *storage = &s->storage;
+  return r;
 }
