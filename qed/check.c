@@ -131,18 +131,21 @@ first_look (struct look *look, struct qed_check_result *result)
 
 /* ---- The whole ---- */
 
-/* A server that can't tell holes from data has what is free as data. */
+/* What is free is data still where the server can't tell holes from data, and
+ * at the end of a file that ends within a block of its file system.
+ */
 static void
-tell_what_stays (const struct look *look)
+tell_what_stays (const struct look *look,
+                 const struct qed_check_result *first)
 {
   const struct storage *s = look->image->storage;
 
-  if (look->sound && look->counts[QED_PROBLEM_LEAK] > 0 && !s->can_grow &&
-      !s->fixed)
+  if (first->leaks > 0 && look->sound && !s->can_grow && !s->fixed &&
+      look->counts[QED_PROBLEM_LEAK] > 0)
     log_warning (&look->image->options.log, "%s: the file can't be cut from "
-                 "here, nor does its server tell holes from data: what is "
-                 "free there counts as leaked until it is cut (qedctl check "
-                 "--repair=leaks) where it lies", look->image->path);
+                 "here, nor can what is free become a hole everywhere: that "
+                 "counts as leaked until the file is cut where it lies "
+                 "(qedctl check --repair=leaks)", look->image->path);
 }
 
 /* What the repair reached is judged by another look. */
@@ -160,7 +163,7 @@ last_look (struct look *look, struct qed_check_result *result)
   look->counts[QED_PROBLEM_DATA_UNREADABLE] = unreadable;
   check_fill_result (look, result);
   check_count_fixed (&first, result);
-  tell_what_stays (look);
+  tell_what_stays (look, &first);
   return 0;
 }
 
