@@ -62,6 +62,28 @@ wrong ()
     fi
 }
 
+# begin FILE: a repair of it, $checker, at a server that is slow.
+begin ()
+{
+    start volatile "$1"
+    timeout 60 qedctl check --repair --raw-image "$backing_uri" \
+            > out 2> err < /dev/null &
+    checker=$!
+    wait_for grep -q "has no locks" err
+}
+
+# wait_for COMMAND...: until it is true, for 20 seconds at most.
+wait_for ()
+{
+    local i
+
+    for i in {1..400}; do
+        if "$@"; then return 0; fi
+        sleep 0.05
+    done
+    fail "this doesn't become true: $*"
+}
+
 # recipe NAME: its image is disk.qed.
 recipe ()
 {
@@ -185,12 +207,9 @@ repair mended
 stop_backing TERM
 qemu-img convert -f qed -O raw one.qed one.raw
 
-for delay in 0.2 0.5 0.8 1.1 1.4; do
+for delay in 0.1 0.3 0.6 0.9 1.2; do
     cp --sparse=always disk.qed lost.qed
-    start volatile lost.qed
-    timeout 60 qedctl check --repair --raw-image "$backing_uri" \
-            > out 2> err < /dev/null &
-    checker=$!
+    begin lost.qed
     sleep $delay
     stop_backing KILL
     start volatile lost.qed
@@ -198,7 +217,7 @@ for delay in 0.2 0.5 0.8 1.1 1.4; do
     wait $checker || r=$?
     stop_backing TERM
     [ $r -eq 3 ] || { cat out err; fail "after the loss: exit $r"; }
-    if [ $delay = 0.5 ]; then
+    if [ $delay = 0.3 ]; then
         grep -q "is back after" err || { cat err; fail "nothing was lost"; }
     fi
     sound lost.qed
@@ -208,12 +227,9 @@ done
 
 # Ours dies, or is stopped: another run finishes.
 for signal in INT KILL; do
-    for delay in 0.2 0.6 1.0; do
+    for delay in 0.1 0.4 0.8; do
         cp --sparse=always disk.qed lost.qed
-        start volatile lost.qed
-        timeout 60 qedctl check --repair --raw-image "$backing_uri" \
-                > out 2> err < /dev/null &
-        checker=$!
+        begin lost.qed
         sleep $delay
         kill -$signal $(pgrep -P $checker) || :
         wait $checker || :
@@ -229,11 +245,8 @@ done
 
 # It comes back for reading alone.
 cp --sparse=always disk.qed lost.qed
-start volatile lost.qed
-timeout 60 qedctl check --repair --raw-image "$backing_uri" \
-        > out 2> err < /dev/null &
-checker=$!
-sleep 0.5
+begin lost.qed
+sleep 0.3
 stop_backing KILL
 start_nbdkit_backing file lost.qed
 r=0
