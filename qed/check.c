@@ -131,6 +131,23 @@ first_look (struct look *look, struct qed_check_result *result)
 
 /* ---- The whole ---- */
 
+/* What is free is data still where the server can't tell holes from data, and
+ * at the end of a file that ends within a block of its file system.
+ */
+static void
+tell_what_stays (const struct look *look,
+                 const struct qed_check_result *first)
+{
+  const struct storage *s = look->image->storage;
+
+  if (first->leaks > 0 && look->sound && !s->can_grow && !s->fixed &&
+      look->counts[QED_PROBLEM_LEAK] > 0)
+    log_warning (&look->image->options.log, "%s: the file can't be cut from "
+                 "here, nor can what is free become a hole everywhere: that "
+                 "counts as leaked until the file is cut where it lies "
+                 "(qedctl check --repair=leaks)", look->image->path);
+}
+
 /* What the repair reached is judged by another look. */
 static int
 last_look (struct look *look, struct qed_check_result *result)
@@ -146,6 +163,7 @@ last_look (struct look *look, struct qed_check_result *result)
   look->counts[QED_PROBLEM_DATA_UNREADABLE] = unreadable;
   check_fill_result (look, result);
   check_count_fixed (&first, result);
+  tell_what_stays (look, &first);
   return 0;
 }
 
@@ -198,9 +216,7 @@ qed_check (const struct qed_options *options,
   examine.read_only = !wants_repair (check);
   examine.clean_after = 0;
   examine.raw_image = check->raw_image;
-  r = format_backing_kind (options->path) == FORMAT_BACKING_NBD
-    ? qed_open (&examine, &look.image)
-    : repair_open (&examine, check, &look.image);
+  r = repair_open (&examine, check, &look.image);
   if (r < 0)
     return r;
   look.space = &look.image->space;

@@ -150,9 +150,9 @@ struct qed_check_result {
 int qed_check_exit_code (int r, const struct qed_check_result *result);
 
 /* Check an image that no one else has open, and repair it if asked to.  The
- * path, lock and log of 'options' count.  One on an NBD server is not
- * repaired, and that no one else uses it is the caller's business.  0 if the check ran to its end,
- * whatever it found.
+ * path, lock and log of 'options' count.  One on an NBD server is repaired only
+ * with raw_image, and that no one else uses it is the caller's business: there
+ * are no locks.  0 if the check ran to its end, whatever it found.
  */
 int qed_check (const struct qed_options *options,
                const struct qed_check_options *check,
@@ -168,7 +168,7 @@ int qed_check_online (struct qed_image *image,
                       const struct qed_check_options *check,
                       struct qed_check_result *result);
 
-/* Put back what a repair overwrote. */
+/* Put back what a repair overwrote; on a server with options->raw_image. */
 int qed_undo (const char *undo, const struct qed_options *options,
               const struct qed_progress *progress);
 

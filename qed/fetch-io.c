@@ -182,8 +182,6 @@ fetch_io_start (struct storage *s, struct storage_io *io)
     finish (io, r);
   else if (io->op == STORAGE_READ)
     read_range (io, length);
-  else if (io->op != STORAGE_READ_DATA)
-    finish (io, -EROFS);
   else if (io->offset < io->data_end)
     read_known (io, length);
   else
@@ -239,6 +237,7 @@ fetch_window_init (struct fetch_window *window)
 {
   memset (window, 0, sizeof *window);
   pthread_mutex_init (&window->lock, NULL);
+  atomic_init (&window->changes, 0);
 }
 
 void
@@ -285,6 +284,7 @@ move_window (struct storage *s, struct fetch_window *window, uint64_t offset,
   window->extents = NULL;
   window->first = window->count = 0;
   window->start = window->end = offset;
+  window->seen = atomic_load (&window->changes);
   r = sync_run (run_extents, &call);
   for (i = 0; i < window->count; i++)
     window->end += window->extents[i].bytes;
@@ -313,7 +313,8 @@ look_in_window (struct storage *s, struct fetch_window *window,
 {
   int r = 0;
 
-  if (span->start < window->start || span->start >= window->end)
+  if (span->start < window->start || span->start >= window->end ||
+      window->seen != atomic_load (&window->changes))
     r = move_window (s, window, span->start, length);
   if (r < 0)
     return r;

@@ -29,7 +29,10 @@ int fetch_pread (struct storage *s, void *buf, size_t count, uint64_t offset);
 
 /* What the server said last of a range: it is asked for much at once. */
 struct fetch_window {
+  _Atomic unsigned changes;     /* of the storage that have ended: what was
+                                 * said before counts no more */
   pthread_mutex_t lock;         /* protects the rest */
+  unsigned seen;                /* 'changes', before the server was asked */
   uint64_t start, end;
   struct fetch_extent *extents; /* to be freed */
   size_t first, count;          /* those of them that lie there */

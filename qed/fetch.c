@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #include "fetch.h"
 #include "storage.h"
@@ -26,6 +27,35 @@ new_fetch (enum fetch_op op, uint64_t offset, uint64_t count,
   atomic_init (&fetch->wanted, true);
   atomic_init (&fetch->ended, false);
   wait_queue_init (&fetch->waiting);
+  return fetch;
+}
+
+struct fetch *
+fetch_new (enum fetch_op op, uint64_t offset, uint64_t count)
+{
+  return new_fetch (op, offset, count, 1);
+}
+
+/* With its data, if it is a write. */
+static struct fetch *
+new_change (enum fetch_op op, uint64_t offset, uint64_t count,
+            const struct iovec *data, int n, unsigned holders)
+{
+  struct fetch *fetch = new_fetch (op, offset, count, holders);
+  unsigned char *to;
+  int i;
+
+  if (fetch == NULL || op != FETCH_WRITE)
+    return fetch;
+  to = fetch->buf = malloc (count);
+  if (to == NULL) {
+    wait_queue_destroy (&fetch->waiting);
+    free (fetch);
+    return NULL;
+  }
+  for (i = 0; i < n; to += data[i++].iov_len)
+    if (data[i].iov_len > 0)
+      memcpy (to, data[i].iov_base, data[i].iov_len);
   return fetch;
 }
 
@@ -173,17 +203,52 @@ fetch_prefetch (struct storage *s, uint64_t at, uint64_t bytes)
 }
 
 int
-fetch_start (struct storage *s, enum fetch_op op, uint64_t at, uint64_t bytes,
-             void (*done) (struct fetch *fetch), void *opaque)
+fetch_change (struct storage *s, struct qed_request *request,
+              enum fetch_op op, uint64_t at, uint64_t bytes,
+              const struct iovec *data, int n)
 {
-  struct fetch *fetch = new_fetch (op, at, bytes, 1);
+  struct fetch *fetch = request->fetch;
+  int r;
 
+  if (fetch == NULL) {
+    fetch = request->fetch = new_change (op, at, bytes, data, n, 2);
+    if (fetch == NULL)
+      return -ENOMEM;
+    s->ops->submit (s, fetch);
+  }
+  r = wait_ended (fetch, request);
+  return r != 0 ? r : fetch->error;
+}
+
+/* ---- What the loop wants ---- */
+
+static int
+start (struct storage *s, struct fetch *fetch,
+       void (*done) (struct fetch *fetch), void *opaque)
+{
   if (fetch == NULL)
     return -ENOMEM;
   fetch->done = done;
   fetch->opaque = opaque;
   s->ops->submit (s, fetch);
   return 0;
+}
+
+int
+fetch_start (struct storage *s, enum fetch_op op, uint64_t at, uint64_t bytes,
+             void (*done) (struct fetch *fetch), void *opaque)
+{
+  return start (s, new_fetch (op, at, bytes, 1), done, opaque);
+}
+
+int
+fetch_start_change (struct storage *s, enum fetch_op op, uint64_t at,
+                    uint64_t bytes, const void *data,
+                    void (*done) (struct fetch *fetch), void *opaque)
+{
+  const struct iovec iov = { (void *) data, bytes };
+
+  return start (s, new_change (op, at, bytes, &iov, 1, 1), done, opaque);
 }
 
 /* ---- Lists ---- */
@@ -201,6 +266,15 @@ fetch_list_append (struct fetch_list *list, struct fetch *fetch)
   fetch->next = NULL;
   *list->end = fetch;
   list->end = &fetch->next;
+}
+
+void
+fetch_list_prepend (struct fetch_list *list, struct fetch *fetch)
+{
+  fetch->next = list->first;
+  if (list->first == NULL)
+    list->end = &fetch->next;
+  list->first = fetch;
 }
 
 struct fetch *

@@ -10,8 +10,12 @@
  * image is not started, a tool that looks at it has one thread and no loop:
  * then a fetch is a plain call, and has ended when it was submitted.)
  *
- * The storage writes into the fetch's own memory, never into the request's: a
- * request may be withdrawn at any time.  Two hold a fetch, the request and,
+ * A change (write, zero, punch) is a fetch as well; who starts one stays until
+ * it has ended.
+ *
+ * The storage uses the fetch's own memory, never the request's: a request may
+ * be withdrawn at any time, and what was written may have to be written again
+ * (nbd-kept.h).  Two hold a fetch, the request and,
  * from submit to fetch_end, the storage; the last to let go frees it.
  *
  * The image's loop has fetches of its own, by which it reads as from a file
@@ -29,6 +33,7 @@
 #include "qed.h"
 #include "wait.h"
 
+struct iovec;
 struct nbd_flight;
 struct storage;
 
@@ -39,7 +44,19 @@ enum fetch_op {
   FETCH_READ,
   FETCH_EXTENTS,                /* what of the range is data, what is not */
   FETCH_CACHE,                  /* the range will be read soon; nobody waits */
+  FETCH_WRITE,
+  FETCH_ZERO,                   /* make it read as zeros, at best by a hole */
+  FETCH_PUNCH,                  /* the same, only if that costs little: or
+                                 * -EOPNOTSUPP */
+  FETCH_FLUSH,                  /* all changes that have ended become durable;
+                                 * no range */
 };
+
+static inline bool
+fetch_changes (enum fetch_op op)
+{
+  return op == FETCH_WRITE || op == FETCH_ZERO || op == FETCH_PUNCH;
+}
 
 struct fetch_extent {
   uint64_t bytes;               /* not 0 */
@@ -52,7 +69,8 @@ struct fetch {
 
   /* The result: the storage's until fetch_end. */
   int error;                    /* 0 or a negative errno */
-  unsigned char *buf;           /* READ: freed with the fetch */
+  unsigned char *buf;           /* READ, and WRITE: what to write; freed with
+                                 * the fetch */
   unsigned char *data;          /* READ: where in buf the byte at offset is */
   struct fetch_extent *extents; /* EXTENTS: freed with the fetch; at least
                                  * one, the first begins at offset, and what
@@ -84,6 +102,10 @@ struct fetch {
   unsigned answered;            /* of them, some that were */
   double lost_at;               /* loop_now () when it began to wait for a
                                  * connection; 0: it did not */
+  uint64_t number;              /* of a change that is kept; of a flush: the
+                                 * last one that it covers */
+  struct fetch *kept_next;
+  bool kept;                    /* the storage's own copy of a change */
 };
 
 /* ---- For requests ---- */
@@ -104,6 +126,14 @@ int fetch_extent (struct storage *s, struct qed_request *request, uint64_t at,
 /* Say that a range will be read soon. */
 void fetch_prefetch (struct storage *s, uint64_t at, uint64_t bytes);
 
+/* Change a range inside the storage, or flush; 'data' (n pieces, for a write)
+ * is copied.  The request has no fetch before, and does nothing else until
+ * this has ended.  0, QED_WAIT or an error.
+ */
+int fetch_change (struct storage *s, struct qed_request *request,
+                  enum fetch_op op, uint64_t at, uint64_t bytes,
+                  const struct iovec *data, int n);
+
 /* Let go of the request's fetch, ended or not, if there is one.  The request
  * must not be queued for it any more.
  */
@@ -118,7 +148,15 @@ int fetch_start (struct storage *s, enum fetch_op op, uint64_t at,
                  uint64_t bytes, void (*done) (struct fetch *fetch),
                  void *opaque);
 
+/* The same for a change, or a flush. */
+int fetch_start_change (struct storage *s, enum fetch_op op, uint64_t at,
+                        uint64_t bytes, const void *data,
+                        void (*done) (struct fetch *fetch), void *opaque);
+
 /* ---- For the storage ---- */
+
+/* One of its own, to be freed by fetch_end; or NULL. */
+struct fetch *fetch_new (enum fetch_op op, uint64_t offset, uint64_t count);
 
 /* The result is there: tell who waits.  The fetch may be gone afterwards. */
 void fetch_end (struct fetch *fetch, int error);
@@ -130,6 +168,8 @@ struct fetch_list {
 
 void fetch_list_init (struct fetch_list *list);
 void fetch_list_append (struct fetch_list *list, struct fetch *fetch);
+
+void fetch_list_prepend (struct fetch_list *list, struct fetch *fetch);
 
 /* NULL if there is none. */
 struct fetch *fetch_list_take_first (struct fetch_list *list);

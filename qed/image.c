@@ -412,39 +412,6 @@ image_open_storage (const struct qed_options *options,
   return image_open_backing (options, storage, NULL, image);
 }
 
-/* A guest can write a QED header into its disk: that must not be taken for an
- * image.
- */
-static int
-open_remote (const struct qed_options *options, struct storage **storage)
-{
-  const char *uri = options->path;
-  int r;
-
-  if (!options->examine || !options->skip_backing || !options->read_only) {
-    log_error (&options->log, "%s: an image on an NBD server can be checked "
-               "from here and nothing else: run this on the host where the "
-               "file lies", uri);
-    return -EOPNOTSUPP;
-  }
-  r = storage_nbd_open (uri, NULL, &options->log, storage);
-  if (r < 0 || !(*storage)->guest_disk || options->raw_image)
-    return r;
-  log_error (&options->log, "%s: this is a disk that a server of ours serves: "
-             "its content is the guest's, not an image file: check it through "
-             "that server's control export, or on its host; or give "
-             "--raw-image if it really is a QED file", uri);
-  (*storage)->ops->close (*storage);
-  return -EINVAL;
-}
-
-static int
-open_storage (const struct qed_options *options, struct storage **storage)
-{
-  return format_backing_kind (options->path) == FORMAT_BACKING_NBD
-    ? open_remote (options, storage) : storage_file_open (options, storage);
-}
-
 int
 qed_open (const struct qed_options *options, struct qed_image **image)
 {
@@ -457,7 +424,7 @@ qed_open (const struct qed_options *options, struct qed_image **image)
                QED_METADATA_CACHE_MIN);
     return -EINVAL;
   }
-  r = open_storage (options, &storage);
+  r = storage_open (options, &storage);
   return r < 0 ? r : image_open_storage (options, storage, image);
 }
 

@@ -322,7 +322,7 @@ wait_slice (struct looking *looking)
       qed_progress_tell (&looking->look->options->progress,
                          atomic_load (&survey->tables_read), known) < 0) {
     atomic_store (&looking->cancelled, true);
-    atomic_store (&looking->look->image->storage->given_up, true);
+    storage_give_up (looking->look->image->storage);
   }
   clock_gettime (CLOCK_REALTIME, &until);
   until.tv_nsec += 100000000;
@@ -469,13 +469,35 @@ keep_floor (struct look *look)
     space->end = look->floor;
 }
 
+/* Behind the last data of a file that can't grow there is nothing to keep. */
+static uint64_t
+end_of_data (const struct look *look)
+{
+  struct storage *s = look->image->storage;
+  uint64_t at = look->space->end << look->image->geometry.cluster_bits;
+  uint64_t end = at, start;
+  int r = 0;
+
+  while (at < look->length) {
+    r = s->ops->next_data (s, at, &start, &at);
+    if (r < 0)
+      return look->length;
+    if (start < look->length)
+      end = at;
+  }
+  return end < look->length ? end : look->length;
+}
+
 void
 look_keep_tail (struct look *look)
 {
-  uint64_t size = look->image->geometry.cluster_size;
+  const struct storage *s = look->image->storage;
+  uint64_t size = look->image->geometry.cluster_size, end;
 
-  if (look->image->storage->can_grow)
-    look->floor = look->length / size + (look->length % size > 0);
+  if (!s->fixed) {
+    end = s->can_grow ? look->length : end_of_data (look);
+    look->floor = end / size + (end % size > 0);
+  }
   keep_floor (look);
 }
 

@@ -73,7 +73,7 @@ int look_run (struct look *look);
 void look_free (struct look *look);
 
 /* From now on nothing is written to what lies behind the end of use, as far as
- * the file goes.
+ * the file goes; or, if it can't grow, the data in it.
  */
 void look_keep_tail (struct look *look);
 

@@ -18,6 +18,14 @@
 /* Of block status and cache commands. */
 #define RANGE_MAX (UINT64_C (1) << 30)
 
+/* Of a zero command: a server that has to write them is to give a sign of life
+ * now and then.
+ */
+#define ZERO_MAX (UINT64_C (32) << 20)
+
+/* For servers that have no such command. */
+static unsigned char zeros[UINT64_C (256) << 10];
+
 /* Kept of one answer. */
 #define EXTENTS_MAX 16384u
 
@@ -29,6 +37,12 @@ nbd_flight_init (struct nbd_flight *flight)
   flight->bytes = 0;
 }
 
+static bool
+has_data (const struct fetch *fetch)
+{
+  return fetch->op == FETCH_READ || fetch->op == FETCH_WRITE;
+}
+
 bool
 nbd_flight_has_room (const struct nbd_flight *flight,
                      const struct fetch *fetch)
@@ -36,7 +50,7 @@ nbd_flight_has_room (const struct nbd_flight *flight,
   if (flight->commands == 0)
     return true;
   return flight->commands < COMMANDS_MAX &&
-    (fetch->op != FETCH_READ || flight->bytes + fetch->count <= BYTES_MAX);
+    (!has_data (fetch) || flight->bytes + fetch->count <= BYTES_MAX);
 }
 
 /* ---- What libnbd calls ------------------------------------------------- */
@@ -131,7 +145,9 @@ extents_answered (void *opaque, const char *context, uint64_t offset,
 
 /* ---- Sending ----------------------------------------------------------- */
 
-/* A fetch's bytes as the server takes them: aligned, and inside the export. */
+/* A fetch's bytes as the server takes them: aligned, and inside the export.
+ * Changes are aligned already.
+ */
 struct range {
   uint64_t from, to;
 };
@@ -145,18 +161,33 @@ aligned (const struct nbd_export *export, const struct fetch *fetch)
     .to = (fetch->offset + fetch->count + mask) & ~mask,
   };
 
-  if (fetch->op != FETCH_READ && range.to - range.from > RANGE_MAX)
+  if (fetch_changes (fetch->op))
+    range = (struct range) { fetch->offset, fetch->offset + fetch->count };
+  else if (fetch->op != FETCH_READ && range.to - range.from > RANGE_MAX)
     range.to = range.from + RANGE_MAX;
   if (range.to > export->size)
     range.to = export->size;
   return range;
 }
 
+static int64_t
+start_zero (struct nbd_link *link, const struct fetch *fetch, uint64_t at,
+            uint64_t count, nbd_completion_callback completion)
+{
+  bool fast = fetch->op == FETCH_PUNCH && link->export.can_fast_zero;
+
+  return link->export.can_zero
+    ? nbd_aio_zero (link->nbd, count, at, completion,
+                    fast ? LIBNBD_CMD_FLAG_FAST_ZERO : 0)
+    : nbd_aio_pwrite (link->nbd, zeros, count, at, completion, 0);
+}
+
 /* One command; libnbd lets go of it also if it can't be started. */
 static int64_t
-start_command (struct nbd_handle *nbd, struct fetch *fetch,
+start_command (struct nbd_link *link, struct fetch *fetch,
                const struct range *range, uint64_t at, uint64_t count)
 {
+  struct nbd_handle *nbd = link->nbd;
   nbd_completion_callback completion = {
     .callback = command_completed, .user_data = fetch,
     .free = command_released,
@@ -170,6 +201,14 @@ start_command (struct nbd_handle *nbd, struct fetch *fetch,
                           completion, 0);
   case FETCH_CACHE:
     return nbd_aio_cache (nbd, count, at, completion, 0);
+  case FETCH_WRITE:
+    return nbd_aio_pwrite (nbd, fetch->buf + (at - range->from), count, at,
+                           completion, 0);
+  case FETCH_ZERO:
+  case FETCH_PUNCH:
+    return start_zero (link, fetch, at, count, completion);
+  case FETCH_FLUSH:
+    return nbd_aio_flush (nbd, completion, 0);
   case FETCH_EXTENTS:
     break;
   }
@@ -177,24 +216,43 @@ start_command (struct nbd_handle *nbd, struct fetch *fetch,
       .callback = extents_answered, .user_data = fetch }, completion, 0);
 }
 
-/* As many commands as the server's limit makes of it.  They may be answered
- * already while others are started.
+/* How much a command can do at most. */
+static uint64_t
+command_max (const struct nbd_export *export, enum fetch_op op)
+{
+  switch (op) {
+  case FETCH_READ:
+  case FETCH_WRITE:
+  case FETCH_CACHE:
+    return export->maximum;
+  case FETCH_ZERO:
+  case FETCH_PUNCH:
+    if (export->can_zero)
+      return ZERO_MAX;
+    return export->maximum < sizeof zeros ? export->maximum : sizeof zeros;
+  case FETCH_EXTENTS:
+  case FETCH_FLUSH:
+    break;
+  }
+  return UINT64_MAX;
+}
+
+/* As many commands as the limits make of it.  They may be answered already
+ * while others are started.
  */
 static void
 start_commands (struct nbd_link *link, struct fetch *fetch,
                 const struct range *range)
 {
-  uint64_t at = range->from, n;
+  uint64_t at = range->from, n, most = command_max (&link->export, fetch->op);
 
-  while (at < range->to && fetch->error == 0) {
-    n = range->to - at;
-    if (fetch->op != FETCH_EXTENTS && n > link->export.maximum)
-      n = link->export.maximum;
-    if (start_command (link->nbd, fetch, range, at, n) == -1 &&
+  do {
+    n = range->to - at < most ? range->to - at : most;
+    if (start_command (link, fetch, range, at, n) == -1 &&
         nbd_link_is_alive (link))
       fetch->error = nbd_get_errno () == ENOMEM ? -ENOMEM : -EIO;
     at += n;
-  }
+  } while (at < range->to && fetch->error == 0);
 }
 
 /* Forget what another connection has brought. */
@@ -203,8 +261,10 @@ reset (struct fetch *fetch)
 {
   fetch->error = 0;
   fetch->answered = 0;
-  free (fetch->buf);
-  fetch->buf = NULL;
+  if (fetch->op == FETCH_READ) {
+    free (fetch->buf);
+    fetch->buf = NULL;
+  }
   free (fetch->extents);
   fetch->extents = NULL;
   fetch->extent_count = 0;
@@ -213,8 +273,32 @@ reset (struct fetch *fetch)
 static bool
 is_possible (const struct nbd_export *export, enum fetch_op op)
 {
-  return op == FETCH_READ ||
-    (op == FETCH_CACHE ? export->can_cache : export->has_extents);
+  switch (op) {
+  case FETCH_CACHE:
+    return export->can_cache;
+  case FETCH_EXTENTS:
+    return export->has_extents;
+  case FETCH_PUNCH:
+    return export->can_zero;
+  case FETCH_FLUSH:
+    return export->can_flush;
+  case FETCH_READ:
+  case FETCH_WRITE:
+  case FETCH_ZERO:
+    break;
+  }
+  return true;
+}
+
+/* Memory for what is read. */
+static void
+make_buffer (struct fetch *fetch, const struct range *range)
+{
+  fetch->buf = malloc (range->to - range->from);
+  if (fetch->buf)
+    fetch->data = fetch->buf + (fetch->offset - range->from);
+  else
+    fetch->error = -ENOMEM;
 }
 
 void
@@ -226,15 +310,15 @@ nbd_flight_send (struct nbd_flight *flight, struct nbd_link *link,
   reset (fetch);
   fetch->flight = flight;
   fetch->commands = 1;          /* ours, until all are started */
-  if (fetch->op == FETCH_READ) {
+  if (has_data (fetch))
     flight->bytes += fetch->count;
-    fetch->buf = malloc (range.to - range.from);
-    if (fetch->buf)
-      fetch->data = fetch->buf + (fetch->offset - range.from);
-    else
-      fetch->error = -ENOMEM;
+  if (fetch->op == FETCH_READ)
+    make_buffer (fetch, &range);
+  if (!is_possible (&link->export, fetch->op)) {
+    if (fetch->op == FETCH_PUNCH || fetch->op == FETCH_FLUSH)
+      fetch->error = -EOPNOTSUPP;
   }
-  if (is_possible (&link->export, fetch->op))
+  else if (fetch->error == 0)
     start_commands (link, fetch, &range);
   let_go (fetch);
 }
@@ -260,7 +344,7 @@ nbd_flight_next_ended (struct nbd_flight *flight)
 
   if (fetch == NULL)
     return NULL;
-  if (fetch->op == FETCH_READ)
+  if (has_data (fetch))
     flight->bytes -= fetch->count;
   if (fetch->op == FETCH_EXTENTS && fetch->error == 0 &&
       fetch->extent_count == 0)

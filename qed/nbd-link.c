@@ -106,6 +106,10 @@ read_export (struct nbd_handle *nbd, struct nbd_export *export,
     export->maximum = export->minimum;
   export->guest_disk = is_guest_disk (nbd);
   export->can_cache = nbd_can_cache (nbd) > 0;
+  export->read_only = nbd_is_read_only (nbd) != 0;
+  export->can_flush = nbd_can_flush (nbd) > 0;
+  export->can_zero = nbd_can_zero (nbd) > 0;
+  export->can_fast_zero = nbd_can_fast_zero (nbd) > 0;
   export->has_extents =
     nbd_can_meta_context (nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
   return 0;
@@ -448,7 +452,6 @@ nbd_link_init (struct nbd_link *link)
   link->begin.run = begin;
   link->resolve.run = resolve;
   link->resolve.done = resolved;
-  link->resolve.slow = true;
   link->pause = PAUSE_MIN;
   loop_post (link->loop, &link->begin);
   return 0;

@@ -38,11 +38,13 @@
 /* What a server says of an export. */
 struct nbd_export {
   uint64_t size;
-  uint64_t minimum, maximum;    /* of a read: the first a power of 2 that
-                                 * divides the second */
+  uint64_t minimum, maximum;    /* of a read or write: the first a power of 2
+                                 * that divides the second */
   bool can_cache;
   bool has_extents;             /* it knows holes from data */
   bool guest_disk;              /* it is one of ours (storage.h) */
+  bool read_only;
+  bool can_flush, can_zero, can_fast_zero;
 };
 
 enum nbd_link_state {

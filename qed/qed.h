@@ -85,11 +85,12 @@ enum qed_backing_mode {
 };
 
 struct qed_options {
-  const char *path;             /* the image file; with 'examine',
-                                 * 'skip_backing' and 'read_only' it may lie
-                                 * on an NBD server: a URI */
-  bool raw_image;               /* at a URI: also if the server says that it
-                                 * serves disks, not image files */
+  const char *path;             /* the image file; with 'examine' and
+                                 * 'skip_backing' it may lie on an NBD
+                                 * server: a URI */
+  bool raw_image;               /* at a URI: it may be written to, and it is
+                                 * an image file also if the server says that
+                                 * it serves disks */
   const char *beneath;          /* NULL, or an absolute directory without
                                  * symlinks: the path begins with it, and no
                                  * symlink on the way may lead out of it */

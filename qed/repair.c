@@ -25,7 +25,7 @@ repair_open (const struct qed_options *options,
   if (check->undo == NULL || check->dry_run ||
       check->repair == QED_REPAIR_NONE)
     return qed_open (options, image);
-  r = storage_file_open (options, &storage);
+  r = storage_open (options, &storage);
   if (r < 0)
     return r;
   r = storage_undo_open (storage, check->undo, &options->log, &undo);
@@ -227,6 +227,25 @@ choose_mending (const struct look *look)
   return NULL;
 }
 
+/* A file on a server, as nothing else, has an end that can't be moved. */
+static bool
+has_fixed_length (const struct look *look)
+{
+  const struct storage *s = look->image->storage;
+
+  return !s->can_grow && !s->fixed;
+}
+
+/* There the gaps are the only room, besides what lies behind the end of use;
+ * they are free if all that names clusters was seen.
+ */
+static void
+open_gaps (struct look *look)
+{
+  if (has_fixed_length (look) && look->leaks_known && look->floor == 0)
+    space_complete (&look->image->space);
+}
+
 /* Mend all of one kind, then look again. */
 static int
 mend_all (struct look *look, const struct mending *mending,
@@ -235,6 +254,7 @@ mend_all (struct look *look, const struct mending *mending,
   size_t i;
   int r = 0;
 
+  open_gaps (look);
   for (i = 0; i < look->count && r == 0; i++) {
     if (!mending->concerns (look, &look->problems[i]))
       continue;
@@ -287,7 +307,8 @@ tell_what_would_be (const struct look *look)
 /* ---- 5. Leaks ---- */
 
 /* Where damage stays, clusters can't be moved: what leaks becomes holes, and
- * so does a gap that no move closes, as before L1.
+ * so does a gap that no move closes, as before L1.  An export can't be cut:
+ * holes are as good there as a move, and no data crosses the wire for them.
  */
 static void
 punch_leak (struct look *look, const struct qed_problem *problem)
@@ -301,8 +322,12 @@ punch_leak (struct look *look, const struct qed_problem *problem)
 static int
 mend_leaks (struct look *look)
 {
-  int r = look->sound ? compact_run (look) : 0;
+  int r = 0;
 
+  if (look->sound && !look->image->storage->holes_known)
+    r = compact_run (look);
+  if (r == -ENOSPC && has_fixed_length (look))  /* some gaps stay */
+    r = repair_settle (look);
   return r == 0 ? look_leaks (look, punch_leak) : r;
 }
 
@@ -317,7 +342,7 @@ complete_last_cluster (struct qed_image *image)
   struct storage *s = image->storage;
   uint64_t end = image->space.end << image->geometry.cluster_bits;
 
-  if (!s->can_grow || atomic_load (&image->space.length_bytes) >= end)
+  if (atomic_load (&image->space.length_bytes) >= end)
     return 0;
   return s->ops->resize (s, end);
 }
@@ -344,7 +369,7 @@ finish (struct look *look)
   struct qed_image *image = look->image;
   int r = 0;
 
-  if (look->sound)
+  if (look->sound && image->storage->can_grow)
     r = look->floor > 0 ? cut_growth (look) : complete_last_cluster (image);
   if (r < 0)
     return r;
@@ -395,5 +420,10 @@ repair_run (struct look *look, struct qed_check_result *result)
   if (r == -ECANCELED)
     log_warning (&look->image->options.log, "%s: the repair was stopped: run "
                  "it again to finish it", look->image->path);
+  else if (r == -ENOSPC && has_fixed_length (look))
+    log_error (&look->image->options.log, "%s: no room is left for copies: "
+               "make the file longer where it lies (truncate --size=+1G "
+               "FILE), start its server again, then run this again",
+               look->image->path);
   return r;
 }

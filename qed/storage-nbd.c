@@ -1,314 +1,28 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* The storage driver for an export of an NBD server, for reading: a backing
- * file, or the file of an image that is checked.
- *
- *   submit --> arrived --> queue --> (libnbd) --> ended --> fetch_end
- *                            ^                      |
- *                            +--- connection lost --+
- *
- * Requests hand fetches over (fetch.h); all else happens on the loop, except
- * in an image that is looked at without being started.  They are sent as they
- * came, many at a time; the link (nbd-link.h) says when.  What was under way
- * when the connection is lost is asked again on the next one, for
- * PATIENCE_SECONDS at most.  A fetch that nobody wants any more is left out,
- * or if it was sent its answer thrown away.
- *
- * The export must be as long as it was at open, whenever it comes back.  What
- * else the server can do may change: nothing that was done depends on it.
+/* The storage driver for an export of an NBD server: a backing file, for
+ * reading, or the file of an image that is checked and repaired.
  */
 
 #include <config.h>
 
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "fetch-io.h"
-#include "log.h"
-#include "nbd-flight.h"
-#include "nbd-link.h"
-#include "storage.h"
-
-/* How long a request may wait for a connection that is lost. */
-#define PATIENCE_SECONDS 30.
-
-/* How often those who wait are looked at. */
-#define TICK_SECONDS 1.
+#include "storage-nbd.h"
 
 /* Read-ahead that waits for its turn; what is more is forgotten, since nobody
  * waits for it who would hold a client back.
  */
 #define CACHES_MAX 64u
 
-struct storage_nbd {
-  struct storage storage;
-  char *uri;
-  char *name;                   /* whose and what it is, for messages */
-  bool is_image;                /* not a backing file: if the server stays
-                                 * away, that is the end */
-  struct qed_log log;
-  uint64_t size;
-  struct loop *loop;            /* NULL before start */
-  struct loop_task submitted;
-  void (*stopped) (void *opaque);
-  void *opaque;
-
-  _Atomic unsigned caches;      /* FETCH_CACHE that have not ended */
-  struct fetch_window window;   /* for next_data */
-  pthread_mutex_t lock;         /* protects the next */
-  struct fetch_list arrived;
-
-  /* Loop only. */
-  struct nbd_link link;
-  struct fetch_list queue;      /* to be sent */
-  struct nbd_flight flight;     /* those that were */
-  struct loop_timer tick;       /* while any wait for a connection */
-  double lost_since;            /* 0: it isn't */
-  bool gave_up;                 /* since then, on a request */
-  bool changed;                 /* the export has another size */
-  bool told_changed;
-};
-
 static struct storage_nbd *
 nbd_of (struct storage *s)
 {
   return (struct storage_nbd *) s;
-}
-
-/* ---- Fetches ----------------------------------------------------------- */
-
-static void
-end_fetch (struct storage_nbd *s, struct fetch *fetch, int error)
-{
-  if (fetch->op == FETCH_CACHE)
-    atomic_fetch_sub (&s->caches, 1);
-  fetch_end (fetch, error);
-}
-
-static void
-end_all (struct storage_nbd *s, struct fetch_list *list, int error)
-{
-  struct fetch *fetch;
-
-  while ((fetch = fetch_list_take_first (list)) != NULL)
-    end_fetch (s, fetch, error);
-}
-
-/* Whether the first of the queue can be sent. */
-static bool
-can_send (const struct storage_nbd *s)
-{
-  return nbd_link_is_alive (&s->link) && s->queue.first &&
-    nbd_flight_has_room (&s->flight, s->queue.first);
-}
-
-static void
-send_some (struct storage_nbd *s)
-{
-  struct fetch *fetch;
-
-  while (can_send (s)) {
-    fetch = fetch_list_take_first (&s->queue);
-    if (atomic_load (&fetch->wanted))
-      nbd_flight_send (&s->flight, &s->link, fetch);
-    else
-      end_fetch (s, fetch, 0);
-  }
-}
-
-/* Other errors than these mean something else to a request. */
-static int
-error_of (const struct fetch *fetch)
-{
-  return fetch->error == 0 || fetch->error == -ENOMEM ||
-    fetch->error == -EPERM ? fetch->error : -EIO;
-}
-
-/* What waited for the connection for too long gets this. */
-static int
-error_lost (const struct storage_nbd *s)
-{
-  return s->is_image ? -ENOTCONN : -EIO;
-}
-
-static bool
-is_lost (const struct fetch *fetch)
-{
-  return fetch->error == -ENOTCONN || fetch->error == -ESHUTDOWN;
-}
-
-/* Those that the connection, or the server's end, has cut short go back to the
- * queue; the others have their result.
- */
-static void
-settle (struct storage_nbd *s)
-{
-  struct fetch_list again;
-  struct fetch *fetch;
-
-  fetch_list_init (&again);
-  while ((fetch = nbd_flight_next_ended (&s->flight)) != NULL) {
-    if (is_lost (fetch) && fetch->op != FETCH_CACHE &&
-        atomic_load (&fetch->wanted)) {
-      if (fetch->error == -ESHUTDOWN && s->link.state == NBD_LINK_UP)
-        nbd_link_drop (&s->link, "the server is shutting down");
-      fetch_list_append (&again, fetch);
-    }
-    else
-      end_fetch (s, fetch, error_of (fetch));
-  }
-  fetch_list_prepend_all (&s->queue, &again);
-}
-
-/* ---- While there is no connection -------------------------------------- */
-
-static bool
-is_fed_up (struct storage_nbd *s, const struct fetch *fetch)
-{
-  if (atomic_load (&s->storage.given_up) || (s->is_image && s->gave_up))
-    return true;
-  if (loop_now () - fetch->lost_at < PATIENCE_SECONDS)
-    return false;
-  if (!s->gave_up)
-    log_error (&s->log, "%s cannot be reached (%s): %s", s->name,
-               s->link.error, s->is_image ? "start again when the server is "
-               "back" : "what has waited long enough fails, what comes later "
-               "tries again");
-  s->gave_up = true;
-  return true;
-}
-
-/* Leave in the queue what may still wait. */
-static void
-sift (struct storage_nbd *s)
-{
-  struct fetch_list all = s->queue;
-  struct fetch *fetch;
-
-  if (all.first == NULL)
-    return;
-  fetch_list_init (&s->queue);
-  while ((fetch = fetch_list_take_first (&all)) != NULL) {
-    if (fetch->lost_at == 0)
-      fetch->lost_at = loop_now ();
-    if (fetch->op == FETCH_CACHE || !atomic_load (&fetch->wanted))
-      end_fetch (s, fetch, 0);
-    else if (is_fed_up (s, fetch))
-      end_fetch (s, fetch, error_lost (s));
-    else
-      fetch_list_append (&s->queue, fetch);
-  }
-  if (s->queue.first && !loop_timer_active (&s->tick))
-    loop_timer_start (s->loop, &s->tick, TICK_SECONDS);
-}
-
-static void
-tick (struct loop_timer *timer)
-{
-  struct storage_nbd *s = (struct storage_nbd *)
-    ((char *) timer - offsetof (struct storage_nbd, tick));
-
-  if (s->link.state != NBD_LINK_UP)
-    sift (s);
-}
-
-/* ---- The link's callbacks ---------------------------------------------- */
-
-static struct storage_nbd *
-owner_of (struct nbd_link *link)
-{
-  return (struct storage_nbd *)
-    ((char *) link - offsetof (struct storage_nbd, link));
-}
-
-static bool
-is_same_export (struct storage_nbd *s)
-{
-  uint64_t size = s->link.export.size;
-
-  if (size != s->size)
-    snprintf (s->link.error, sizeof s->link.error, "it has %" PRIu64 " bytes "
-              "now, and had %" PRIu64 " before", size, s->size);
-  else if (s->is_image && s->link.export.guest_disk != s->storage.guest_disk)
-    snprintf (s->link.error, sizeof s->link.error, "another kind of server "
-              "answers there now");
-  else
-    return true;
-  return false;
-}
-
-static bool
-link_up (struct nbd_link *link)
-{
-  struct storage_nbd *s = owner_of (link);
-
-  s->changed = !is_same_export (s);
-  if (s->changed)
-    return false;
-  if (s->lost_since != 0)
-    log_warning (&s->log, "%s is back after %.0f seconds", s->name,
-                 loop_now () - s->lost_since);
-  s->lost_since = 0;
-  s->gave_up = s->told_changed = false;
-  loop_timer_stop (s->loop, &s->tick);
-  return true;
-}
-
-static void
-link_turn (struct nbd_link *link)
-{
-  struct storage_nbd *s = owner_of (link);
-
-  settle (s);
-  do {
-    send_some (s);
-    settle (s);
-  } while (can_send (s));
-}
-
-/* Waiting would not help: the content may be another one, too. */
-static void
-export_changed (struct storage_nbd *s)
-{
-  if (!s->told_changed)
-    log_error (&s->log, "%s is not the same any more: %s; %s", s->name,
-               s->link.error, s->is_image ? "start again when nobody else "
-               "changes it" : "what needs it fails until the server has the "
-               "old one again");
-  s->told_changed = true;
-  s->gave_up |= s->is_image;
-  end_all (s, &s->queue, error_lost (s));
-}
-
-static void
-link_down (struct nbd_link *link, bool was_up)
-{
-  struct storage_nbd *s = owner_of (link);
-
-  settle (s);
-  if (s->changed)
-    export_changed (s);
-  else if (s->lost_since == 0)
-    log_warning (&s->log, "%s %s: %s; what needs it waits for %.0f seconds at "
-                 "most", s->name, was_up ? "was lost" :
-                 "cannot be connected to", link->error, PATIENCE_SECONDS);
-  if (s->lost_since == 0)
-    s->lost_since = loop_now ();
-  s->changed = false;
-  sift (s);
-}
-
-static void
-link_stopped (struct nbd_link *link)
-{
-  struct storage_nbd *s = owner_of (link);
-
-  s->stopped (s->opaque);
 }
 
 /* ---- Before there is a loop -------------------------------------------- */
@@ -320,11 +34,36 @@ connect_plainly (struct storage_nbd *s)
 
   if (s->link.nbd == NULL)
     r = nbd_link_connect_plainly (&s->link);
-  if (r == 0 && !is_same_export (s)) {
+  if (r == 0 && !nbd_queue_same_export (s)) {
     nbd_link_disconnect_plainly (&s->link);
     r = -EIO;
   }
   return r;
+}
+
+/* What isn't flushed goes with the connection. */
+static void
+disconnect_plainly (struct storage_nbd *s)
+{
+  if (s->unflushed && s->kept.error == 0)
+    s->kept.error = -EIO;
+  nbd_link_disconnect_plainly (&s->link);
+}
+
+static int
+plainly_answered (struct storage_nbd *s, struct fetch *fetch)
+{
+  int error = nbd_queue_error (fetch);
+
+  if (fetch_changes (fetch->op))
+    s->unflushed = true;
+  if (fetch->op == FETCH_FLUSH) {
+    if (error < 0 && s->kept.error == 0)
+      s->kept.error = error;
+    error = s->kept.error < 0 ? -EIO : 0;
+    s->unflushed &= error < 0;
+  }
+  return error;
 }
 
 /* The connection stays for the next one, unless it is of no use. */
@@ -338,14 +77,14 @@ carry_out_plainly (struct storage_nbd *s, struct fetch *fetch)
     while (r == 0 && s->flight.ended.first == NULL)
       r = nbd_link_wait_plainly (&s->link);
     if (r < 0)
-      nbd_link_disconnect_plainly (&s->link);
+      disconnect_plainly (s);
     (void) nbd_flight_next_ended (&s->flight);
   }
   else
     fetch->error = r;
   if (r < 0)
     log_error (&s->log, "%s: %s", s->name, s->link.error);
-  end_fetch (s, fetch, error_of (fetch));
+  nbd_queue_end (s, fetch, plainly_answered (s, fetch));
 }
 
 /* ---- The storage ------------------------------------------------------- */
@@ -357,7 +96,7 @@ nbd_submit (struct storage *storage, struct fetch *fetch)
 
   if (fetch->op == FETCH_CACHE &&
       atomic_fetch_add (&s->caches, 1) >= CACHES_MAX) {
-    end_fetch (s, fetch, 0);
+    nbd_queue_end (s, fetch, 0);
     return;
   }
   if (s->loop == NULL) {
@@ -370,20 +109,11 @@ nbd_submit (struct storage *storage, struct fetch *fetch)
   loop_post (s->loop, &s->submitted);
 }
 
-/* If there is a connection, the link has its turn before the loop sleeps. */
 static void
 take_arrived (struct loop_task *task)
 {
-  struct storage_nbd *s = (struct storage_nbd *)
-    ((char *) task - offsetof (struct storage_nbd, submitted));
-  struct fetch *fetch;
-
-  pthread_mutex_lock (&s->lock);
-  while ((fetch = fetch_list_take_first (&s->arrived)) != NULL)
-    fetch_list_append (&s->queue, fetch);
-  pthread_mutex_unlock (&s->lock);
-  if (s->link.state != NBD_LINK_UP)
-    sift (s);
+  nbd_queue_take ((struct storage_nbd *)
+                  ((char *) task - offsetof (struct storage_nbd, submitted)));
 }
 
 static int
@@ -391,14 +121,17 @@ nbd_start (struct storage *storage, struct loop *loop,
            void (*stopped) (void *opaque), void *opaque)
 {
   struct storage_nbd *s = nbd_of (storage);
-  int r = loop_timer_init (loop, &s->tick, tick);
+  int r;
 
-  if (r < 0)
-    return r;
-  nbd_link_disconnect_plainly (&s->link);
+  disconnect_plainly (s);
   s->loop = s->link.loop = loop;
   s->stopped = stopped;
   s->opaque = opaque;
+  r = nbd_queue_start (s);
+  if (r < 0) {
+    s->loop = NULL;
+    return r;
+  }
   r = nbd_link_init (&s->link);
   if (r < 0) {
     nbd_link_destroy (&s->link);
@@ -418,11 +151,7 @@ nbd_stop (struct storage *storage)
     return true;
   if (!nbd_link_stop (&s->link))
     return false;
-  take_arrived (&s->submitted);
-  end_all (s, &s->flight.ended, -ESHUTDOWN);
-  end_all (s, &s->queue, -ESHUTDOWN);
-  loop_timer_stop (s->loop, &s->tick);
-  loop_timer_destroy (s->loop, &s->tick);
+  nbd_queue_stop (s);
   nbd_link_destroy (&s->link);
   s->loop = NULL;
   return true;
@@ -441,7 +170,9 @@ nbd_storage_close (struct storage *storage)
   struct storage_nbd *s = nbd_of (storage);
 
   nbd_link_disconnect_plainly (&s->link);
+  nbd_kept_destroy (&s->kept);
   pthread_mutex_destroy (&s->lock);
+  fetch_blocks_destroy (&s->blocks);
   fetch_window_destroy (&s->window);
   free (s->uri);
   free (s->name);
@@ -456,8 +187,51 @@ nbd_next_data (struct storage *storage, uint64_t offset, uint64_t *start,
                           end);
 }
 
+static int
+storage_pwritev (struct storage *storage, const struct iovec *iov, int n,
+             uint64_t offset)
+{
+  return fetch_pwritev (storage, &nbd_of (storage)->blocks, iov, n, offset);
+}
+
+static int
+storage_pwrite (struct storage *storage, const void *buf, size_t count,
+            uint64_t offset)
+{
+  const struct iovec iov = { (void *) buf, count };
+
+  return storage_pwritev (storage, &iov, 1, offset);
+}
+
+static int
+storage_zero (struct storage *storage, uint64_t offset, uint64_t count)
+{
+  return fetch_zero (storage, &nbd_of (storage)->blocks, offset, count);
+}
+
+static int
+nbd_resize (struct storage *storage, uint64_t length)
+{
+  return length == nbd_of (storage)->size ? 0 : -EOPNOTSUPP;
+}
+
+static int
+nbd_downgrade (struct storage *storage)
+{
+  storage->read_only = true;
+  return 0;
+}
+
 static const struct storage_ops nbd_ops = {
   .pread = fetch_pread,
+  .pwrite = storage_pwrite,
+  .pwritev = storage_pwritev,
+  .zero = storage_zero,
+  .punch = fetch_punch,
+  .prefetch = fetch_prefetch,
+  .resize = nbd_resize,
+  .sync = fetch_sync,
+  .downgrade = nbd_downgrade,
   .next_data = nbd_next_data,
   .length = nbd_length,
   .close = nbd_storage_close,
@@ -479,7 +253,8 @@ make_name (const char *uri, const char *about)
 }
 
 static struct storage_nbd *
-new_storage (const char *uri, const char *about, const struct qed_log *log)
+new_storage (const char *uri, const char *about, bool write,
+             const struct qed_log *log)
 {
   struct storage_nbd *s = calloc (1, sizeof *s);
 
@@ -495,51 +270,76 @@ new_storage (const char *uri, const char *about, const struct qed_log *log)
   }
   s->is_image = about == NULL;
   s->storage.ops = &nbd_ops;
-  s->storage.read_only = true;
+  s->storage.read_only = !write;
   s->log = *log;
   pthread_mutex_init (&s->lock, NULL);
-  fetch_list_init (&s->arrived);
-  fetch_list_init (&s->queue);
   fetch_window_init (&s->window);
-  nbd_flight_init (&s->flight);
+  fetch_blocks_init (&s->blocks);
+  nbd_queue_init (s);
   s->submitted.run = take_arrived;
-  s->link.uri = s->uri;
-  s->link.up = link_up;
-  s->link.turn = link_turn;
-  s->link.down = link_down;
-  s->link.stopped = link_stopped;
   return s;
 }
 
-/* What to do when a server could not be connected to, as far as the error
- * tells.
- */
-static const char *
-advice (const struct storage_nbd *s, int error)
+/* Why an export can't be written to, and what to do about it. */
+static int
+check_writable (const struct storage_nbd *s)
 {
-  bool tls = strncmp (s->uri, "nbds", 4) == 0;
+  const struct nbd_export *export = &s->link.export;
+  int r = 0;
 
-  switch (error) {
-  case -ECONNREFUSED:
-    return ": see that the server runs, and listens there";
-  case -ETIMEDOUT:
-    return ": see that the server runs, and that no firewall is between";
-  case -ENOENT:
-    return ": see which exports there are (nbdinfo --list)";
-  case -ENOTSUP:
-    return tls ? ": let the server offer TLS, or use nbd:// without"
-      : ": use nbds:// and a key or certificate";
-  default:
-    return tls && strstr (s->link.error, "tls") ? ": see that the server knows "
-      "the key or certificate" : "";
+  if (export->read_only) {
+    log_error (&s->log, "%s is exported read-only: let its server allow "
+               "writing", s->name);
+    r = -EROFS;
   }
+  else if (!export->can_flush) {
+    log_error (&s->log, "%s cannot be written to: its server offers no flush, "
+               "so that nothing would be durable: use another server, or do "
+               "this where the file lies", s->name);
+    r = -EOPNOTSUPP;
+  }
+  else if (export->minimum > STORAGE_BLOCK_MAX) {
+    log_error (&s->log, "%s cannot be written to: its server takes blocks of "
+               "%" PRIu64 " bytes and no smaller ones, %u are possible",
+               s->name, export->minimum, STORAGE_BLOCK_MAX);
+    r = -EOPNOTSUPP;
+  }
+  return r;
+}
+
+/* What is known from now on, and has to stay so. */
+static int
+take_export (struct storage_nbd *s)
+{
+  const struct nbd_export *export = &s->link.export;
+
+  s->size = export->size;
+  s->storage.guest_disk = export->guest_disk;
+  if (s->storage.read_only)
+    return 0;
+  s->storage.block = (uint32_t) export->minimum;
+  s->storage.holes_known = export->has_extents && export->can_zero;
+  return check_writable (s);
+}
+
+static void
+say_unreachable (const struct storage_nbd *s, const char *about, int error)
+{
+  const char *why = s->link.error;
+
+  if (about)
+    log_error (&s->log, "%s: cannot connect to the backing file %s: %s", about,
+               s->uri, why);
+  else
+    log_error (&s->log, "%s: cannot connect: %s%s", s->uri, why,
+               storage_nbd_advice (s->uri, error, why));
 }
 
 int
-storage_nbd_open (const char *uri, const char *about,
+storage_nbd_open (const char *uri, const char *about, bool write,
                   const struct qed_log *log, struct storage **storage)
 {
-  struct storage_nbd *s = new_storage (uri, about, log);
+  struct storage_nbd *s = new_storage (uri, about, write, log);
   int r;
 
   if (s == NULL) {
@@ -547,19 +347,14 @@ storage_nbd_open (const char *uri, const char *about,
     return -ENOMEM;
   }
   r = nbd_link_connect_plainly (&s->link);
-  if (r < 0) {
-    if (about)
-      log_error (log, "%s: cannot connect to the backing file %s: %s", about,
-                 uri, s->link.error);
-    else
-      log_error (log, "%s: cannot connect: %s%s", uri, s->link.error,
-                 advice (s, r));
-    nbd_storage_close (&s->storage);
-    return r;
-  }
-  s->size = s->link.export.size;
-  s->storage.guest_disk = s->link.export.guest_disk;
+  if (r < 0)
+    say_unreachable (s, about, r);
+  else
+    r = take_export (s);
   nbd_link_disconnect_plainly (&s->link); /* a fork may follow */
-  *storage = &s->storage;
-  return 0;
+  if (r < 0)
+    nbd_storage_close (&s->storage);
+  else
+    *storage = &s->storage;
+  return r;
 }

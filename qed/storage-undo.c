@@ -188,6 +188,28 @@ undo_downgrade (struct storage *s)
   return r;
 }
 
+/* ---- Over a socket: reads go straight there ---- */
+
+static int
+undo_start (struct storage *s, struct loop *loop,
+            void (*stopped) (void *opaque), void *opaque)
+{
+  return s->below->ops->start (s->below, loop, stopped, opaque);
+}
+
+static bool
+undo_stop (struct storage *s)
+{
+  return s->below->ops->stop (s->below);
+}
+
+/* Changes never come here: storage_submit sees to that. */
+static void
+undo_submit (struct storage *s, struct fetch *fetch)
+{
+  s->below->ops->submit (s->below, fetch);
+}
+
 static void
 undo_close (struct storage *s)
 {
@@ -215,6 +237,24 @@ static const struct storage_ops undo_ops = {
   .close = undo_close,
 };
 
+static const struct storage_ops undo_socket_ops = {
+  .pread = undo_pread,
+  .pwrite = undo_pwrite,
+  .pwritev = undo_pwritev,
+  .zero = undo_zero,
+  .punch = undo_punch,
+  .prefetch = undo_prefetch,
+  .resize = undo_resize,
+  .length = undo_length,
+  .sync = undo_sync,
+  .next_data = undo_next_data,
+  .downgrade = undo_downgrade,
+  .close = undo_close,
+  .start = undo_start,
+  .stop = undo_stop,
+  .submit = undo_submit,
+};
+
 /* ---- Making one ---- */
 
 int
@@ -233,7 +273,8 @@ storage_undo_open (struct storage *below, const char *path,
   pthread_mutex_init (&undo->lock, NULL);
   undo->below = below;
   undo->storage = *below;
-  undo->storage.ops = &undo_ops;
+  undo->storage.ops = below->ops->submit ? &undo_socket_ops : &undo_ops;
+  undo->storage.below = below;
   *storage = &undo->storage;
   return 0;
 

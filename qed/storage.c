@@ -2,6 +2,7 @@
 
 #include <config.h>
 
+#include "fetch-change.h"
 #include "fetch-io.h"
 #include "storage.h"
 
@@ -77,17 +78,33 @@ io_done (struct loop_work *work)
   io->done (io);
 }
 
+/* Changes of a socket that another storage wraps are its plain calls, on a
+ * worker that waits for the loop.
+ */
 void
 storage_submit (struct loop *loop, struct storage *s, struct storage_io *io)
 {
-  if (s->ops->submit) {
+  bool socket = s->ops->submit != NULL;
+
+  if (socket && (io->op == STORAGE_READ || io->op == STORAGE_READ_DATA)) {
     fetch_io_start (s, io);
+    return;
+  }
+  if (socket && s->below == NULL) {
+    fetch_change_start (s, io);
     return;
   }
   io->storage = s;
   io->error = 0;
   io->work.run = run_io;
   io->work.done = io_done;
-  io->work.slow = io->op == STORAGE_SYNC;
+  io->work.slow = socket || io->op == STORAGE_SYNC;
   loop_submit (loop, &io->work);
+}
+
+void
+storage_give_up (struct storage *s)
+{
+  for (; s; s = s->below)
+    atomic_store (&s->given_up, true);
 }

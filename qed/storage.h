@@ -84,6 +84,9 @@ struct storage_ops {
   void (*submit) (struct storage *s, struct fetch *fetch);
 };
 
+/* No cluster is smaller, so that no block belongs to two of them. */
+#define STORAGE_BLOCK_MAX 4096u
+
 /* The common part; drivers embed it. */
 struct storage {
   const struct storage_ops *ops;
@@ -92,8 +95,14 @@ struct storage {
   bool fixed;           /* a device: its length says nothing about use */
   bool can_grow;        /* resize works, and growth reads as zeros: clusters
                          * beyond the end are fresh */
+  bool holes_known;     /* of what can't grow: a punch makes holes, which
+                         * next_data tells */
+  uint32_t block;       /* a socket: what is written there are whole ones, a
+                         * power of 2, at most STORAGE_BLOCK_MAX bytes */
   bool guest_disk;      /* an export of a server of ours: what it holds is a
                          * guest's, who may have written any header there */
+  struct storage *below;        /* NULL, or the one that this one wraps and
+                                 * owns */
   _Atomic bool given_up;        /* by whoever wanted it: a socket that has no
                                  * connection stops waiting for one */
 };
@@ -133,7 +142,16 @@ struct storage_io {
 void storage_submit (struct loop *loop, struct storage *s,
                      struct storage_io *io);
 
+/* Nobody wants anything of it any more.  Any thread. */
+void storage_give_up (struct storage *s);
+
 /* ---- Drivers ---- */
+
+/* What options->path names, a file or an export, as the options say; an export
+ * is opened to be examined or repaired and for nothing else.
+ */
+int storage_open (const struct qed_options *options,
+                  struct storage **storage);
 
 /* A local file or block device.  Opens without blocking (a FIFO is refused),
  * takes QEMU's locks if asked to.  A file that may not be written falls back
@@ -150,13 +168,19 @@ int storage_file_open_fd (int fd, const char *path, bool lock,
                           const struct qed_log *log,
                           struct storage **storage);
 
-/* An export of an NBD server, for reading.  Connects once to see whether it is
- * there and how long it is, which takes 10 seconds at most and the time that a
- * name takes to be resolved.  'about' is the image that has it as its backing
- * file, for messages; or NULL: the export is the image's file itself.  Then
- * reads fail with -ENOTCONN once the server was away for too long, for good.
+/* An export of an NBD server, which has a fixed length and no locks.  Connects
+ * once to see whether it is there and how long it is, which takes 10 seconds
+ * at most and the time that a name takes to be resolved.  'about' is the image
+ * that has it as its backing file, for messages; or NULL: the export is the
+ * image's file itself.  Then everything fails with -ENOTCONN once the server
+ * was away for too long, for good.  With 'write', -EROFS or -EOPNOTSUPP if the
+ * server doesn't take changes, or can't flush them.
  */
-int storage_nbd_open (const char *uri, const char *about,
+int storage_nbd_open (const char *uri, const char *about, bool write,
                       const struct qed_log *log, struct storage **storage);
+
+/* What to do about -errno of storage_nbd_open: ": see that ...", or "". */
+const char *storage_nbd_advice (const char *uri, int error,
+                                const char *message);
 
 #endif /* QED_STORAGE_H */

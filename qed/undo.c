@@ -261,8 +261,12 @@ static int
 open_image (struct restore *restore)
 {
   const struct qed_options *options = restore->options;
+  struct qed_options repair = *options;
   unsigned char identity[IDENTITY_BYTES];
-  int r = storage_file_open (options, &restore->storage);
+  int r;
+
+  repair.examine = true;
+  r = storage_open (&repair, &restore->storage);
 
   if (r < 0)
     return r;

@@ -178,6 +178,11 @@ tell_state (const char *path, const struct qed_check_options *check,
     ctl_error ("%s: nothing was written", path);
     return;
   }
+  if (ctl_is_uri (path)) {
+    ctl_error ("%s: the repair is not complete: run it again to finish it",
+               path);
+    return;
+  }
   if (qed_info_read (path, log, &info) < 0)
     return;
   dirty = info.features & QED_F_NEED_CHECK;
@@ -328,7 +333,8 @@ const struct ctl_command ctl_check_command = {
   "control=SOCKET is checked by its server, while it is in use; no one else\n"
   "may have it open for writing.  A URI (nbd://, nbds://, nbd+unix://) names\n"
   "a disk of such a server with control-export=, or an export of another NBD\n"
-  "server that holds the image file itself, which is not repaired from here.\n"
+  "server that holds the image file itself; that is repaired with --raw-image,\n"
+  "while nobody else uses it.\n"
   "qedctl explain CODE tells more about a problem.\n"
   "\n"
   "  --repair[=leaks|all]        repair leaks alone, or everything (default)\n"

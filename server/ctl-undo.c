@@ -8,8 +8,10 @@
 static int
 run (const struct ctl_command *command, int argc, char **argv)
 {
+  enum { OPT_RAW_IMAGE = CTL_OPT_FIRST };
   static const struct option longopts[] = {
     { "help", no_argument, NULL, 'h' },
+    { "raw-image", no_argument, NULL, OPT_RAW_IMAGE },
     { NULL, 0, NULL, 0 },
   };
   struct ctl_options list = {
@@ -19,13 +21,16 @@ run (const struct ctl_command *command, int argc, char **argv)
   struct qed_options options;
   int c, r, status;
 
+  qed_options_init (&options);
   while ((c = ctl_options_next (&list, argc, argv, &status)) !=
-         CTL_OPTIONS_END)
-    return status;
+         CTL_OPTIONS_END) {
+    if (c == CTL_OPTIONS_EXIT)
+      return status;
+    options.raw_image = true;
+  }
   if (!ctl_arguments (command, argc, 2))
     return CTL_FAILED;
 
-  qed_options_init (&options);
   options.path = argv[optind + 1];
   ctl_log_init (&options.log);
   ctl_progress_start (&progress, "undo");
@@ -38,11 +43,13 @@ run (const struct ctl_command *command, int argc, char **argv)
 
 const struct ctl_command ctl_undo_command = {
   .name = "undo",
-  .arguments = "FILE IMAGE",
+  .arguments = "FILE IMAGE|URI",
   .summary = "Put back what a repair of an image overwrote",
   .help =
   "FILE is what \"qedctl check --repair --undo FILE IMAGE\" made.  Nothing\n"
   "else may have changed IMAGE since.\n"
-  "\n",
+  "\n"
+  "  --raw-image                 IMAGE is a URI (nbd://...) of an export that\n"
+  "                              holds the image file\n",
   .run = run,
 };

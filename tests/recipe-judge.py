@@ -2,9 +2,9 @@
 
 """Hold what was reported and done against what a recipe expects.
 
-  recipe-judge.py offline RECIPE DIRECTORY
+  recipe-judge.py offline|wire RECIPE DIRECTORY
 
-DIRECTORY is where test-recipes.sh tried it: of each of its steps NAME there
+DIRECTORY is where test-recipes.sh, or test-check-nbd-repair.sh, tried it: of each of its steps NAME there
 are NAME.out and NAME.status, and NAME.qed where it left an image.
 
 The file 'expect'
@@ -210,11 +210,15 @@ def judge_header(before, after):
     demand("image size", after.size, before.size)
 
 
-def judge_content(before, after, lost):
-    """Nothing else changes for the guest."""
+def judge_content(before, after, lost, longer=False):
+    """Nothing else changes for the guest.  If the file was made longer, an
+    entry that it had ended within may be whole again.
+    """
     for cluster in sorted(set(before.guest) | set(after.guest)):
         start = cluster * before.C
         dropped = any(s <= start < e for s, e in lost)
+        if dropped and longer:
+            continue
         want = None if dropped else before.content(cluster)
         if after.content(cluster) != want:
             failures.append("guest offset 0x%x reads otherwise than before"
@@ -323,7 +327,60 @@ def judge_qemu(trial):
                    trial.report("qemu").get(key))
 
 
+# ---- Over the wire ----
+
+def judge_wire(trial):
+    """The same comes of it, but that the length stays: gaps and the tail are
+    holes until a repair of the file cuts them.  If the image had to be made
+    longer the second run gives the leaks back, too.
+    """
+    expect, before = trial.expect, trial.before
+    report, after = trial.report("all"), View(trial.path("all.qed"))
+    twice = os.path.exists(trial.path("2.undo"))
+    # The end of the file can't become a hole, where there is less than a block.
+    odd = os.path.getsize(trial.path("disk.qed")) % 4096 > 0
+    end = 3 if odd and trial.status("all") == 3 else expect.end
+
+    demand("dry run: exit", trial.status("dry"), expect.exit)
+    demand("dry run: lost", lost_of(trial.report("dry")), expect.lost)
+    if not twice or trial.status("all") != 0:
+        demand("exit", trial.status("all"), end)
+    if trial.status("all") == 0:
+        demand("leaked", after.leaked, [])
+    if not twice:
+        if end == expect.end:
+            demand("leaked", len(after.leaked), expect.left.get("leak", 0))
+        demand("lost, as reported", lost_of(report), expect.lost)
+        demand("corruptions-fixed", report.get("corruptions-fixed", 0),
+               expect.corruptions)
+        demand("length", os.path.getsize(trial.path("all.qed")),
+               os.path.getsize(trial.path("disk.qed")))
+    demand("corruptions", report.get("corruptions"), None)
+    demand("NEED_CHECK", after.features & 2, 0)
+    demand("invalid entries", after.bad, {})
+    demand("shared", after.shared, [])
+    judge_header(before, after)
+    judge_content(before, after, expect.lost, twice)
+    demand("undone: exit", trial.status("undone"), 0)
+    demand("as it was", trial.unchanged("undone.qed"), True)
+
+
+def judge_wire_after(trial):
+    expect, final = trial.expect, View(trial.path("final.qed"))
+    twice = os.path.exists(trial.path("2.undo"))
+
+    demand("last repair: exit", trial.status("final"), 0)
+    demand("last run: exit", trial.status("last"), 0)
+    demand("leaked in the end", final.leaked, [])
+    judge_content(trial.before, final, expect.lost, twice)
+    if expect.get("qemu") != "cannot open":
+        free = expect.stays.get("free", 0)
+        demand("verdict in the end", trial.verdict("qemu-last"),
+               {"exit": 3 if free else 0, "corruptions": 0, "leaks": free})
+
+
 MODES = {
+    "wire": (judge_wire, judge_wire_after),
     "offline": (judge_first, judge_leaks, judge_all, judge_after, judge_undo,
                 judge_qemu),
 }

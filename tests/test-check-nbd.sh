@@ -244,7 +244,7 @@ wrong "no export named 'other': .*nbdinfo --list" \
       qedctl check "nbd+unix:///other?socket=$backing_sock"
 check 3 "nbd+unix:///file?socket=$backing_sock"
 for repair in --repair --repair=leaks "--repair --undo save"; do
-    wrong "can be checked from here and nothing else: run this on the host" \
+    wrong "without --raw-image: give it if the export is a QED file" \
           qedctl check $repair "nbd+unix:///file?socket=$backing_sock"
 done
 [ ! -e save ] || fail "an undo file was made"
