@@ -16,6 +16,11 @@ EMPTY = "empty"         # nothing is allocated
 DATA = "data"           # everything is allocated and written
 HOLES = "holes"         # everything is allocated, and the file has holes
                         # there: many tables, hardly any storage
+SHUFFLED = "shuffled"   # as HOLES; where in the file a cluster lies has
+                        # nothing to do with where it lies on the disk
+SPARSE = "sparse"       # as HOLES, but each table names few clusters
+HALF = "half"           # as HOLES, but every other cluster is unallocated
+SPARSE_CLUSTERS = 16    # so many
 
 HEADER = struct.Struct("<4sIIIQQQQQII")
 BACKING_FILE = 1
@@ -37,7 +42,8 @@ class Image:
         self.backing = backing          # another image's name, or None
         self.backing_raw = backing_raw  # of that, its raw file
         self.table_bytes = table_size * cluster_size
-        self.table_span = self.table_bytes // 8 * cluster_size
+        self.table_entries = self.table_bytes // 8
+        self.table_span = self.table_entries * cluster_size
 
     def backing_file(self):
         """The name of the file below; it lies in the same directory."""
@@ -69,7 +75,9 @@ def write_qed(path, image):
                             1, features, 0, 0, l1_offset, image.size,
                             HEADER.size if name else 0, len(name)))
         f.write(name)
-        if image.content != EMPTY:
+        if image.content == SHUFFLED:
+            l1, end = write_shuffled(f, image, end)
+        elif image.content != EMPTY:
             for start in range(0, image.size, image.table_span):
                 length = min(image.table_span, image.size - start)
                 l1.append(end)
@@ -83,13 +91,45 @@ def write_qed(path, image):
 def write_table(f, image, offset, length):
     """Write an L2 table at offset and its data after it; return the end."""
     data = offset + image.table_bytes
-    end = data + length
+    count = length // image.cluster_size
+    if image.content == SPARSE:
+        count = min(count, SPARSE_CLUSTERS)
+    elif image.content == HALF:
+        count //= 2
+    end = data + count * image.cluster_size
+    named = range(data, end, image.cluster_size)
+    if image.content == HALF:
+        named = [n for offset in named for n in (offset, 0)]
     f.seek(offset)
-    f.write(entries(range(data, end, image.cluster_size)))
+    f.write(entries(named))
     if image.content == DATA:
         f.seek(data)
         write_data(f, length)
     return end
+
+
+def write_shuffled(f, image, start):
+    """Write tables and clusters from start on, as if a guest had written all
+    of its disk in random order; return the tables' offsets and the end.
+
+    All tables use one permutation of a table's entries.  The data of an entry
+    lies behind another table: each entry has its own distance to that, so
+    that no two entries name the same place.
+    """
+    count = image.size // image.table_span      # whole tables
+    stride = image.table_bytes + image.table_span
+    l1 = [start + i * stride for i in range(count)]
+    rng = random.Random(1)
+    slots = list(range(image.table_entries))
+    rng.shuffle(slots)
+    slots = [image.table_bytes + s * image.cluster_size for s in slots]
+    distances = rng.choices(range(count), k=image.table_entries)
+    pairs = list(zip(distances, slots))
+    for table, offset in enumerate(l1):
+        homes = l1[table:] + l1[:table]
+        f.seek(offset)
+        f.write(entries([homes[d] + slot for d, slot in pairs]))
+    return l1, start + count * stride
 
 
 def write_data(f, length):
@@ -106,6 +146,16 @@ def entries(offsets):
     if sys.byteorder == "big":
         table.byteswap()
     return table.tobytes()
+
+
+def mark_dirty(path):
+    """Set NEED_CHECK, as a server that was killed leaves it."""
+    with open(path, "r+b") as f:
+        header = list(HEADER.unpack(f.read(HEADER.size)))
+        header[4] |= NEED_CHECK
+        f.seek(0)
+        f.write(HEADER.pack(*header))
+        os.fsync(f.fileno())
 
 
 def state(path):
