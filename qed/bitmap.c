@@ -25,6 +25,7 @@ bitmap_destroy (struct bitmap *bitmap)
     free (bitmap->slabs[i]);
   free (bitmap->slabs);
   free (bitmap->slots);
+  free (bitmap->recent);
   free (bitmap->sorted);
   bitmap_init (bitmap);
 }
@@ -33,7 +34,8 @@ uint64_t
 bitmap_bytes (const struct bitmap *bitmap)
 {
   return (uint64_t) bitmap->chunks * sizeof (struct bitmap_chunk) +
-    (uint64_t) bitmap->slot_count * sizeof *bitmap->slots;
+    (uint64_t) bitmap->slot_count *
+    (sizeof *bitmap->slots + sizeof *bitmap->recent);
 }
 
 static struct bitmap_chunk *
@@ -49,29 +51,29 @@ hash (const struct bitmap *bitmap, uint64_t index)
     (bitmap->slot_count - 1);
 }
 
-static inline struct bitmap_chunk *
-recent_chunk (const struct bitmap *bitmap, uint64_t index)
+/* Where a chunk is found without a search, next time. */
+static inline struct bitmap_chunk **
+recent_place (const struct bitmap *bitmap, uint64_t index)
 {
-  struct bitmap_chunk *chunk = bitmap->recent[index % BITMAP_RECENT];
-
-  return chunk && chunk->index == index ? chunk : NULL;
+  return &bitmap->recent[index & (bitmap->slot_count - 1)];
 }
 
 static struct bitmap_chunk *
 find_chunk (struct bitmap *bitmap, uint64_t index)
 {
-  struct bitmap_chunk *chunk = recent_chunk (bitmap, index);
+  struct bitmap_chunk *chunk;
   size_t slot;
 
-  if (chunk)
-    return chunk;
   if (bitmap->slot_count == 0)
     return NULL;
+  chunk = *recent_place (bitmap, index);
+  if (chunk && chunk->index == index)
+    return chunk;
   slot = hash (bitmap, index);
   while (bitmap->slots[slot]) {
     chunk = chunk_number (bitmap, bitmap->slots[slot] - 1);
     if (chunk->index == index)
-      return bitmap->recent[index % BITMAP_RECENT] = chunk;
+      return *recent_place (bitmap, index) = chunk;
     slot = (slot + 1) & (bitmap->slot_count - 1);
   }
   return NULL;
@@ -92,6 +94,7 @@ static int
 grow_slots (struct bitmap *bitmap)
 {
   size_t count = bitmap->slot_count ? bitmap->slot_count * 2 : 64, i;
+  struct bitmap_chunk **recent;
   uint32_t *slots;
 
   if ((bitmap->chunks + 1) * 3 <= bitmap->slot_count * 2)
@@ -99,10 +102,16 @@ grow_slots (struct bitmap *bitmap)
   if (bitmap->chunks >= UINT32_MAX - 1)
     return -ENOMEM;
   slots = calloc (count, sizeof *slots);
-  if (slots == NULL)
+  recent = calloc (count, sizeof *recent);
+  if (slots == NULL || recent == NULL) {
+    free (slots);
+    free (recent);
     return -ENOMEM;
+  }
   free (bitmap->slots);
+  free (bitmap->recent);
   bitmap->slots = slots;
+  bitmap->recent = recent;
   bitmap->slot_count = count;
   for (i = 0; i < bitmap->chunks; i++)
     insert_slot (bitmap, i);
@@ -136,7 +145,7 @@ add_chunk (struct bitmap *bitmap, uint64_t index)
   memset (chunk, 0, sizeof *chunk);
   chunk->index = index;
   insert_slot (bitmap, bitmap->chunks++);
-  return bitmap->recent[index % BITMAP_RECENT] = chunk;
+  return *recent_place (bitmap, index) = chunk;
 }
 
 bool

@@ -13,7 +13,6 @@
 #include <stdint.h>
 
 #define BITMAP_CHUNK_BITS 512u
-#define BITMAP_RECENT 64u
 
 struct bitmap_chunk {
   uint64_t index;               /* bits index * 512 ... */
@@ -25,7 +24,10 @@ struct bitmap {
   size_t chunks;                /* in use */
   uint32_t *slots;              /* hash of chunk number + 1, 0 empty */
   size_t slot_count;            /* a power of 2, or 0 */
-  struct bitmap_chunk *recent[BITMAP_RECENT];   /* found lately, by number */
+  struct bitmap_chunk **recent; /* slot_count of them, found lately: index i
+                                 * is at i % slot_count or not there.  Where
+                                 * chunks lie densely that is all of them, and
+                                 * neighbours share cache lines. */
   uint64_t count;               /* bits set */
   uint64_t *sorted;             /* the indices of the first sorted_count
                                  * chunks, ascending, for bitmap_next_set */
@@ -51,9 +53,12 @@ static inline bool
 bitmap_add_quickly (struct bitmap *bitmap, uint64_t bit)
 {
   uint64_t index = bit / BITMAP_CHUNK_BITS, mask = UINT64_C (1) << (bit % 64);
-  struct bitmap_chunk *chunk = bitmap->recent[index % BITMAP_RECENT];
+  struct bitmap_chunk *chunk;
   uint64_t *word;
 
+  if (bitmap->slot_count == 0)
+    return false;
+  chunk = bitmap->recent[index & (bitmap->slot_count - 1)];
   if (chunk == NULL || chunk->index != index)
     return false;
   word = &chunk->words[bit % BITMAP_CHUNK_BITS / 64];
