@@ -18,9 +18,9 @@ HOLES = "holes"         # everything is allocated, and the file has holes
                         # there: many tables, hardly any storage
 SHUFFLED = "shuffled"   # as HOLES; where in the file a cluster lies has
                         # nothing to do with where it lies on the disk
-SPARSE = "sparse"       # as HOLES, but each table names few clusters
+SPARSE = "sparse"       # as HOLES, but most of it is unallocated: every
+                        # eighth table is there, and names eight clusters
 HALF = "half"           # as HOLES, but every other cluster is unallocated
-SPARSE_CLUSTERS = 16    # so many
 
 HEADER = struct.Struct("<4sIIIQQQQQII")
 BACKING_FILE = 1
@@ -79,6 +79,9 @@ def write_qed(path, image):
             l1, end = write_shuffled(f, image, end)
         elif image.content != EMPTY:
             for start in range(0, image.size, image.table_span):
+                if image.content == SPARSE and start // image.table_span % 8:
+                    l1.append(0)
+                    continue
                 length = min(image.table_span, image.size - start)
                 l1.append(end)
                 end = write_table(f, image, end, length)
@@ -93,7 +96,7 @@ def write_table(f, image, offset, length):
     data = offset + image.table_bytes
     count = length // image.cluster_size
     if image.content == SPARSE:
-        count = min(count, SPARSE_CLUSTERS)
+        count = min(count, 8)
     elif image.content == HALF:
         count //= 2
     end = data + count * image.cluster_size

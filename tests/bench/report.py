@@ -16,26 +16,39 @@ def summarize(case, values):
     ratios are those of the servers within one round, so that what disturbs
     a round disturbs both sides.
     """
+    result = compare(case.name, case.unit, values, case.targets)
+    result.update({"rw": case.rw, "block_size": case.bs, "depth": case.depth,
+                   "jobs": case.jobs, "image": case.image, "work": case.work})
+    return result
+
+
+def compare(name, unit, values, targets, less=False, limit=None):
+    """A result.  less: what is measured should be small, and a ratio says how
+    many times smaller ours is.  limit: what our median should stay below.
+    """
     ratios = {}
     for peer in PEERS:
         if "ours" not in values or peer not in values:
             continue
-        each = [a / b for a, b in zip(values["ours"], values[peer])]
-        target = case.targets[peer]
+        each = [b / a if less else a / b
+                for a, b in zip(values["ours"], values[peer])]
+        target = targets.get(peer)
         median = statistics.median(each)
         ratios[peer] = {
             "median": median, "min": min(each), "max": max(each),
             "target": target,
             "met": None if target is None else median >= target,
         }
-    return {
-        "name": case.name, "unit": case.unit,
-        "rw": case.rw, "block_size": case.bs, "depth": case.depth,
-        "jobs": case.jobs, "image": case.image, "work": case.work,
+    result = {
+        "name": name, "unit": unit, "less_is_better": less,
         "rates": values,
         "medians": {s: statistics.median(v) for s, v in values.items()},
         "ratios": ratios,
     }
+    if limit is not None and "ours" in values:
+        result["limit"] = {"limit": limit,
+                           "met": result["medians"]["ours"] < limit}
+    return result
 
 
 def table_head():
@@ -48,7 +61,7 @@ def table_row(result):
                for s in ("ours",) + PEERS]
     ratios = [ratio_to_text(result["ratios"].get(p)) for p in PEERS]
     return (LAYOUT % (result["name"], *medians, result["unit"],
-                      *ratios)).rstrip()
+                      *ratios)).rstrip() + limit_to_text(result)
 
 
 def rate_to_text(rate):
@@ -67,11 +80,21 @@ def ratio_to_text(ratio):
     return text
 
 
+def limit_to_text(result):
+    """  <2000 ms, with a ! where it is more."""
+    if "limit" not in result:
+        return ""
+    limit = result["limit"]
+    return "  <%g %s%s" % (limit["limit"], result["unit"],
+                           "" if limit["met"] else " !")
+
+
 def targets_met(results):
     """How many targets were met, and how many there are."""
-    verdicts = [ratio["met"] for result in results
-                for ratio in result["ratios"].values()
-                if ratio["met"] is not None]
+    verdicts = [target["met"] for result in results
+                for target in (*result["ratios"].values(),
+                               result.get("limit", {"met": None}))
+                if target["met"] is not None]
     return (sum(verdicts), len(verdicts))
 
 
@@ -102,6 +125,7 @@ set title "ours / {file}" noenhanced
 set xrange [0:1.1<*]
 set ytics ({names}) noenhanced
 set arrow 1 from 1, graph 0 to 1, graph 1 nohead lc rgb '#888888'
+{labels}
 $file << EOD
 {file_rows}
 EOD
@@ -114,6 +138,7 @@ set xrange [0.5:2<*]
 set logscale x
 set xtics (0.5, 1, 2, 5, 10, 20, 50, 100)
 unset ytics
+unset label
 $qemu << EOD
 {qemu_rows}
 EOD
@@ -137,17 +162,27 @@ def write_svg(path, environment, results):
     """
     script = CHART.format(
         path=path.replace("'", "''"), height=130 + 26 * len(results),
-        title="NBD throughput, medians of %d rounds (red: target)"
+        title="How many times better, medians of %d rounds (red: target)"
         % environment["rounds"],
         count=len(results),
         names=", ".join('"%s" %d' % (r["name"], i)
                         for i, r in enumerate(results)),
+        labels=chart_labels(results),
         file_rows=chart_rows(results, "file"),
         qemu_rows=chart_rows(results, "qemu"),
         file_plot=PLOT.format(peer="file", left="0", colour="#4477aa"),
         qemu_plot=PLOT.format(peer="qemu", left="0.5", colour="#228833"),
         **KEYS)
     subprocess.run(["gnuplot"], input=script, text=True, check=True)
+
+
+def chart_labels(results):
+    """What has a limit of its own, and no raw file to be compared with."""
+    return "\n".join(
+        'set label "%s %s%s" at graph 0.02, first %d noenhanced'
+        % (rate_to_text(result["medians"]["ours"]), result["unit"],
+           limit_to_text(result), i)
+        for i, result in enumerate(results) if "limit" in result)
 
 
 def chart_rows(results, peer):

@@ -24,12 +24,13 @@ def builddir():
 class Server:
     """A server that runs within a with statement."""
 
-    def __init__(self, command, sock, log):
+    def __init__(self, command, sock, log, interval=0.01):
         # It dies with us even if we are killed.
         self.command = ["setpriv", "--pdeathsig", "TERM", *command]
         self.name = " ".join(command)
         self.sock = sock
         self.log = log
+        self.interval = interval        # how often it is tried, seconds
         self.process = None
 
     def __enter__(self):
@@ -64,7 +65,7 @@ class Server:
                         return
             except OSError:
                 pass
-            time.sleep(0.01)
+            time.sleep(self.interval)
         self.fail("it does not answer")
 
     def stop(self):
