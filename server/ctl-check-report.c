@@ -234,6 +234,97 @@ tell_lost (struct check_report *report)
     printf ("  and more\n");
 }
 
+/* ---- What was done ------------------------------------------------------ */
+
+static uint64_t
+sum (const uint64_t *counts, enum qed_problem_code first,
+     enum qed_problem_code last)
+{
+  uint64_t n = 0;
+  unsigned i;
+
+  for (i = first; i <= last; i++)
+    n += counts[i];
+  return n;
+}
+
+/* Where L1 or a table is wrong, nobody knows what the other clusters are. */
+static bool
+hides_leaks (const struct check_report *report,
+             const struct qed_check_result *result)
+{
+  if (repairs (report) && result->corruptions == 0)
+    return false;
+  return sum (result->counts, QED_PROBLEM_L1_PAST_END,
+              QED_PROBLEM_TABLE_UNREADABLE) > 0;
+}
+
+static void
+tell_suspects (const struct check_report *report)
+{
+  uint64_t n = sum (report->problems, QED_PROBLEM_L1_PAST_END,
+                    QED_PROBLEM_PAGE_DIFFERS);
+
+  if (n == 0)
+    printf ("  suspects: none\n");
+  else
+    printf ("  suspects: %" PRIu64 " %s wrong%s\n", n,
+            n == 1 ? "entry or table is" : "entries or tables are",
+            report->served ? ", and still were when looked at again" : "");
+}
+
+static void
+tell_repair (const struct check_report *report)
+{
+  uint64_t n = sum (report->repairs, 0, QED_PROBLEM_CODES - 1);
+
+  if (report->check->repair != QED_REPAIR_NONE)
+    printf ("  repair:   %" PRIu64 " step%s%s\n", n, n == 1 ? "" : "s",
+            report->check->dry_run ? " would be taken" :
+            n > 0 ? ", and all tables were read once more" : "");
+}
+
+static void
+tell_data (const struct check_report *report)
+{
+  uint64_t n = report->problems[QED_PROBLEM_DATA_UNREADABLE];
+
+  if (report->check->data && n == 0)
+    printf ("  data:     all of it was read\n");
+  else if (report->check->data)
+    printf ("  data:     all of it was read, but for %" PRIu64 " place%s\n", n,
+            n == 1 ? "" : "s");
+}
+
+static void
+tell_leaks (const struct check_report *report,
+            const struct qed_check_result *result)
+{
+  uint64_t n = report->problems[QED_PROBLEM_LEAK];
+
+  if (hides_leaks (report, result))
+    printf ("  leaks:    not looked for, as L1 or a table is wrong\n");
+  else if (n == 0)
+    printf ("  leaks:    none\n");
+  else
+    printf ("  leaks:    in %" PRIu64 " place%s of the file\n", n,
+            n == 1 ? "" : "s");
+}
+
+/* In the order in which it was done. */
+static void
+tell_phases (const struct check_report *report,
+             const struct qed_check_result *result)
+{
+  printf ("What was done:\n"
+          "  tables:   %" PRIu64 " read, which name %" PRIu64 " clusters\n",
+          result->tables, result->allocated_clusters);
+  tell_suspects (report);
+  tell_data (report);
+  tell_leaks (report, result);
+  tell_repair (report);
+}
+
 static void
 print_verdict (const struct check_report *report,
                const struct qed_check_result *result)
@@ -292,21 +383,6 @@ lost_bytes (const struct check_report *report,
 {
   return report->lost.incomplete ? result->lost_bytes
     : ctl_ranges_sum (&report->lost);
-}
-
-/* Where L1 or a table is wrong, nobody knows what the other clusters are. */
-static bool
-hides_leaks (const struct check_report *report,
-             const struct qed_check_result *result)
-{
-  unsigned i;
-
-  if (repairs (report) && result->corruptions == 0)
-    return false;
-  for (i = QED_PROBLEM_L1_PAST_END; i <= QED_PROBLEM_TABLE_UNREADABLE; i++)
-    if (result->counts[i] > 0)
-      return true;
-  return false;
 }
 
 static void
@@ -407,11 +483,13 @@ end_text (struct check_report *report, struct ctl_report *summary,
   tell_omitted (report, report->problems, "");
   tell_omitted (report, report->repairs, "repairs of ");
   if (result != NULL)
-    tell_lost (report);
+    tell_phases (report, result);
   if (!ctl_report_print (summary, false))
     return false;
-  if (result != NULL)
+  if (result != NULL) {
+    tell_lost (report);
     print_verdict (report, result);
+  }
   return ctl_end_output () == CTL_OK;
 }
 
