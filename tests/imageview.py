@@ -59,6 +59,18 @@ def digest(path):
     return h.hexdigest()
 
 
+def copy(source, target):
+    """Blocks of zeros become holes."""
+    a = os.open(source, os.O_RDONLY)
+    b = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    length = os.fstat(a).st_size
+    os.ftruncate(b, length)
+    for at, content in blocks(a, 0, length):
+        os.pwrite(b, content, at)
+    os.close(a)
+    os.close(b)
+
+
 def join(ranges):
     """Sorted ranges, as [start, end), joined where they touch."""
     joined = []
@@ -105,6 +117,9 @@ class View:
                 self.read_l2(t)
         self.lost = join(self.lost)
         self.count_references()
+
+    def __del__(self):
+        os.close(self.fd)
 
     def entries(self, start, end):
         for at, content in blocks(self.fd, start, end):
@@ -173,7 +188,8 @@ class View:
         for t in self.tables:
             mine = range(t.at // self.C, -(-t.end // self.C))
             doubtful = any(used[c] > 1 or c in named for c in mine)
-            valid = any(v == 1 or (not self.wrong(v) and v // self.C not in used)
+            valid = any(v == 1 or
+                        (not self.wrong(v) and v // self.C not in used)
                         for v in t.entries.values())
             t.apart = t.end < t.at + self.T or any(
                 s < t.end and t.at < e and (o is None or o.at < t.at)
