@@ -18,6 +18,7 @@ import os
 import struct
 
 BLOCK = 4096
+ZEROS = bytes(BLOCK)
 
 
 def data_ranges(fd, start, end):
@@ -42,9 +43,10 @@ def blocks(fd, start, end):
         at -= (at - start) % BLOCK
         while at < stop:
             content = os.pread(fd, min(BLOCK, end - at), at)
-            content = content.rstrip(b"\0")    # as if the file went on
-            if content:
-                yield at, content
+            if content != ZEROS:
+                content = content.rstrip(b"\0")    # as if the file went on
+                if content:
+                    yield at, content
             at += BLOCK
 
 
@@ -108,6 +110,7 @@ class View:
         self.bad = {}           # place of an entry -> (code, value, guest)
         self.lost = []
         self.tables = []
+        self.table_of = {}      # L1 index -> table
         self.guest = {}         # guest cluster -> place, or 1 (zeros)
         self.digests = {}
         self.read_l1()
@@ -164,6 +167,7 @@ class View:
             t = Table(index, value, min(value + self.T, self.length))
             t.entries = dict(self.entries(t.at, t.end))
             self.tables.append(t)
+            self.table_of[index] = t
             there = (t.end - t.at) // 8
             self.lose(index, there, self.N - there)
 
@@ -182,7 +186,7 @@ class View:
         return used
 
     def find_dead_tables(self):
-        used = self.table_clusters()
+        used = self.named_tables = self.table_clusters()
         named = {value // self.C for t in self.tables
                  for value in t.entries.values() if not self.wrong(value)}
         for t in self.tables:
@@ -254,3 +258,17 @@ class View:
         """What a guest cluster holds: None if it isn't allocated."""
         at = self.guest.get(cluster)
         return at if at is None or at == 1 else self.place(at)
+
+    def read(self, cluster, start, count):
+        """Bytes of a guest cluster."""
+        at = self.guest[cluster]
+        data = b"" if at == 1 else os.pread(self.fd, count, at + start)
+        return data + bytes(count - len(data))
+
+    def is_doubtful(self, cluster):
+        """Whether something else claims the place of its content, or its
+        table is cut or overlaps another.
+        """
+        table = self.table_of[cluster // self.N]
+        return table.apart or \
+            self.guest[cluster] // self.C in self.named_tables

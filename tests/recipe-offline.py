@@ -172,9 +172,10 @@ def main(directory, recipes):
     trials, well = [], []
     for recipe in recipes:
         trial = Trial(recipe, directory)
-        trial.attempt(check_closed, repair_closed, undo, judge_first,
-                      judge_leaks, judge_all, judge_after, judge_undo,
-                      judge_qemu)
+        for function in (check_closed, repair_closed, undo, judge_first,
+                         judge_leaks, judge_all, judge_after, judge_undo,
+                         judge_qemu):
+            trial.attempt(function)
         trials.append(trial)
         well.append(trial.end())
     finish(trials, well)

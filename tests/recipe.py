@@ -48,8 +48,9 @@ def stale(cluster):
 
 
 class Image:
-    def __init__(self, path):
+    def __init__(self, path, need_check=None):
         self.path = path
+        self.need_check = need_check    # None: as the recipe has it
         self.unreadable = []    # (place, bytes), see below
         self.changes = []       # (place, data), see below
         self.tables = {}        # L1 index -> place in the file
@@ -62,6 +63,8 @@ class Image:
         """Begin an image.  backing: raw, qed, or missing (a raw one that
         isn't there).  l1="later": the recipe says where, by place_l1.
         """
+        if self.need_check is not None:
+            need_check = self.need_check
         self.C = size(cluster)
         self.T = self.C * table
         self.N = self.T // 8
@@ -197,8 +200,8 @@ def make_backing(directory, kind):
             f.write(stale(block))
 
 
-def make(recipe, path):
-    image = Image(path)
+def make(recipe, path, need_check=None):
+    image = Image(path, need_check)
     names = {name: getattr(image, name) for name in dir(Image)
              if not name.startswith("_")}
     names["q"] = image
