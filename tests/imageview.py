@@ -235,6 +235,7 @@ class View:
         for t in self.tables:
             for c in range(t.at // self.C, -(-t.end // self.C)):
                 refs.setdefault(c, 0)           # of a dead one: no leak yet
+        self.end_of_use = max(c for c in refs if refs[c]) + 1
         self.leaked, self.free = [], []
         for c in range(-(-self.length // self.C)):
             if c in refs:
