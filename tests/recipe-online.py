@@ -12,10 +12,10 @@ import sys
 
 from imageview import View, copy, digest
 from recipe import make
-from recipetrial import (LEAKS, TOLD, UNKNOWN, Trial, corruptions, demand,
-                         finish, judge_content, judge_header, judge_report,
-                         lost_of)
-from recipeserver import Client, Server, judge_reads, judge_refusal
+from recipetrial import (LEAKS, UNKNOWN, Trial, corruptions, demand, finish,
+                         judge_content, judge_header, lost_of)
+from recipeserver import (Client, DiskServer, found_served, judge_reads,
+                          judge_refusal, judge_same, status_of)
 
 # ---- Where a served image is another than a closed one ----
 
@@ -52,28 +52,6 @@ def codes_left(trial):
         code for code in trial.found if code not in LEAKS)
 
 
-def found_online(trial):
-    """What lies behind the last cluster in use is the server's room for
-    growth, and no leak.
-    """
-    if "online" in trial.expect.values:
-        return trial.expect.codes("online")
-    view, found = trial.before, dict(trial.expect.found)
-    found.pop("need-check", None)
-    for code, clusters in ("leak", view.leaked), ("free", view.free):
-        behind = sum(c >= view.end_of_use for c in clusters)
-        if code in found and found[code] > behind:
-            found[code] -= behind
-        else:
-            found.pop(code, None)
-    return found
-
-
-def status_online(trial):
-    return 2 if corruptions(trial.found) else 3 if trial.found.get("leak") \
-        else 0
-
-
 class Served(Trial):
     """An image, and the copy that is served."""
 
@@ -83,14 +61,15 @@ class Served(Trial):
         self.planted = make(recipe, self.image, False)
         self.before = View(self.image)
         self.same = digest(self.image)
-        self.found = found_online(self)
+        self.found = found_served(self)
         self.export = self.name + ".qed"
         self.served = os.path.join(served, self.export)
         copy(self.image, self.served)
 
-    def ask(self, step, server, *options):
-        self.run(step, "qedctl", "check", "--json", *options, "--control",
-                 server.control, self.export)
+    def ask(self, step, server, *options, door="socket"):
+        where = [server.uri(self.export)] if door == "export" else \
+            ["--control", server.control, self.export]
+        self.run(step, "qedctl", "check", "--json", *options, *where)
 
 
 # ---- While it is served ----
@@ -104,10 +83,9 @@ def look(trial, server):
             change_beneath(trial, client)
         trial.ask("online", server)
         if "online" not in trial.expect.values:
-            judge_same(trial)
+            judge_same(trial, "online", trial.found)
         demand("found", trial.report("online")["counts"], trial.found)
-        demand("exit", trial.status("online"),
-               status_online(trial))
+        demand("exit", trial.status("online"), status_of(trial.found))
         judge_reads(client, trial.before, trial.before.lost, "EIO")
         if corruptions(trial.found):
             judge_refusal(client, trial.before, trial.before.lost)
@@ -127,31 +105,6 @@ def change_beneath(trial, client):
     trial.same = digest(trial.image)
 
 
-def judge_same(trial):
-    """The report is that of the closed image, but for what a server doesn't
-    count, or has no room to tell.
-    """
-    report, closed = trial.report("online"), trial.report("closed")
-    judge_report(report, trial.before, trial.found, trial.expect.lost,
-                 trial.before.end_of_use)
-    demand("problems", problems(report), problems(closed))
-    for one in report, closed:
-        for key in ("filename", "served", "problems", "problems-incomplete",
-                    "counts", "leaks", "free"):
-            one.pop(key, None)
-    demand("the report", report, closed)
-
-
-def problems(report):
-    """So many as a server tells of each code."""
-    lists = {}
-    for p in report["problems"]:
-        told = lists.setdefault(p["code"], [])
-        if p["code"] not in LEAKS and len(told) < TOLD:
-            told.append(p)
-    return {code: told for code, told in lists.items() if told}
-
-
 def repair(trial, server):
     """Leaks become free; damage is repaired as far as it can be; and what the
     guest has, it keeps.
@@ -162,7 +115,7 @@ def repair(trial, server):
            corruptions(trial.found))
     demand("leaks: exit", trial.status("leaks"),
            2 if corruptions(trial.found) else 0)
-    trial.ask("all", server, "--repair=all")
+    trial.ask("all", server, "--repair=all", door="export")
     trial.ask("again", server)
     left = left_online(trial)
     report = trial.report("all")
@@ -237,7 +190,7 @@ def main(directory, recipes):
     for base in ("base.raw", "base.qed"):
         if os.path.exists(os.path.join(directory, base)):
             copy(os.path.join(directory, base), os.path.join(served, base))
-    with Server(served, "qed", "dir=" + served, admin="") as server:
+    with DiskServer(served, "control-export=admin") as server:
         for t in trials:
             t.attempt(look, server)
             t.attempt(repair, server)

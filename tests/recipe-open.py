@@ -20,7 +20,7 @@ from imageview import View, copy, digest
 from recipe import BACKING, BACKING_BYTES, NEED_CHECK, make
 from recipetrial import (TOLD, Trial, demand, finish, judge_content,
                          judge_header)
-from recipeserver import Client, Server, judge_reads, judge_refusal
+from recipeserver import Client, DiskServer, judge_reads, judge_refusal
 
 DEBRIS = ("l1-entry-past-end", "l2-entry-past-end")
 
@@ -177,16 +177,16 @@ def main(directory, recipes):
         if os.path.exists(os.path.join(directory, base)):
             copy(os.path.join(directory, base), os.path.join(served, base))
     dirty = [t for t in trials if t.need_check]
-    serve(served, trials, "-r", look_read_only, judge_untouched)
-    serve(served, dirty, "check=never", look_never, judge_untouched)
-    serve(served, trials, "check=auto", look_auto, judge_auto)
+    serve(trials, DiskServer(served, read_only=True), look_read_only,
+          judge_untouched)
+    serve(dirty, DiskServer(served, "check=never"), look_never,
+          judge_untouched)
+    serve(trials, DiskServer(served), look_auto, judge_auto)
     finish(trials, [t.end() for t in trials])
 
 
-def serve(directory, trials, option, look, judge):
-    arguments = ["qed", "dir=" + directory]
-    arguments.insert(0 if option == "-r" else 2, option)
-    with Server(directory, *arguments, admin="") as server:
+def serve(trials, server, look, judge):
+    with server:
         for t in trials:
             t.attempt(look, server)
     for t in trials:

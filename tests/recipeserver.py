@@ -14,32 +14,23 @@ import time
 
 import nbd
 
-from recipetrial import demand
+from recipetrial import LEAKS, TOLD, corruptions, demand, judge_report
 
 PIECE = 1 << 16                 # what is read of each end of a cluster
 NBDKIT = os.path.join(os.environ["abs_top_builddir"], "nbdkit")
 
 
 class Server:
-    """A server of a directory: with Server(directory, argument...) as s.
-
-    If 'admin' is none the system's nbdkit runs, else ours, with control=, and
-    with control-export= if it is anything.  It must end well.
+    """with Server(directory, command...) as server: one that listens at
+    self.socket, and serves what is in a directory.  It must end well.
     """
 
-    def __init__(self, directory, *arguments, admin=None):
+    def __init__(self, directory, *command):
         self.directory = directory
         self.socket = os.path.join(directory, "socket")
         self.control = os.path.join(directory, "control")
         self.log = ""
-        program = "nbdkit"
-        if admin is not None:
-            program = NBDKIT
-            arguments += ("control=" + self.control,)
-        if admin:
-            arguments += ("control-export=" + admin,)
-        self.command = (program, "-f", "--exit-with-parent", "-U", self.socket,
-                        *arguments)
+        self.command = command
 
     def __enter__(self):
         with open(os.path.join(self.directory, "log"), "w") as log:
@@ -85,6 +76,34 @@ class Server:
 
     def status(self, export):
         return self.ask(command="status", image=export)["images"][0]
+
+
+class FileServer(Server):
+    """The system's nbdkit: FileServer(directory, argument...)"""
+
+    def __init__(self, directory, *arguments):
+        super().__init__(directory)
+        self.command = ("nbdkit", "-f", "--exit-with-parent", "-U",
+                        self.socket, *arguments)
+
+
+class DiskServer(Server):
+    """Ours, of all images in the directory."""
+
+    def __init__(self, directory, *parameters, read_only=False):
+        super().__init__(directory)
+        self.command = (NBDKIT, "-f", "--exit-with-parent", "-U", self.socket,
+                        *["-r"] * read_only, "qed", "dir=" + directory,
+                        "control=" + self.control, *parameters)
+
+
+class QemuServer(Server):
+    """QEMU's, of the file of one image."""
+
+    def __init__(self, directory, export):
+        super().__init__(directory)
+        self.command = ("qemu-nbd", "-t", "-r", "-f", "raw", "-k", self.socket,
+                        "-x", export, os.path.join(directory, export))
 
 
 class Client:
@@ -159,3 +178,53 @@ def judge_refusal(client, view, lost):
             demand("writing at guest offset 0x%x" % at,
                    client.error(client.h.pwrite, b"\xee" * 512, at)
                    in ("EROFS", "EPERM"), True)
+
+
+# ---- What a server's check tells ----
+
+def found_served(trial):
+    """NEED_CHECK is the server's own business, and only a field of the
+    report; what lies behind the last cluster in use is its room for growth,
+    and no leak.
+    """
+    if "online" in trial.expect.values:
+        return trial.expect.codes("online")
+    view, found = trial.before, dict(trial.expect.found)
+    found.pop("need-check", None)
+    for code, clusters in ("leak", view.leaked), ("free", view.free):
+        behind = sum(c >= view.end_of_use for c in clusters)
+        if code in found and found[code] > behind:
+            found[code] -= behind
+        else:
+            found.pop(code, None)
+    return found
+
+
+def status_of(found):
+    return 2 if corruptions(found) else 3 if found.get("leak") else 0
+
+
+def judge_same(trial, step, found):
+    """The report is that of the closed image, but for what a server doesn't
+    count, or has no room to tell.
+    """
+    report, closed = trial.report(step), trial.report("closed")
+    judge_report(report, trial.before, found, trial.expect.lost,
+                 trial.before.end_of_use)
+    demand("problems", problems(report), problems(closed))
+    for one in report, closed:
+        for key in ("filename", "served", "problems", "problems-incomplete",
+                    "counts", "leaks", "free"):
+            one.pop(key, None)
+    demand("the report", report, closed)
+
+
+def problems(report):
+    """So many as a server tells of each code."""
+    lists = {}
+    for p in report["problems"]:
+        if p["code"] not in LEAKS + ("need-check",):
+            told = lists.setdefault(p["code"], [])
+            if len(told) < TOLD:
+                told.append(p)
+    return lists
