@@ -8,8 +8,8 @@ DIRECTORY is where it works.
 import sys
 
 from imageview import View
-from recipetrial import (Trial, demand, finish, judge_content, judge_header,
-                         judge_report, judge_text, lost_of)
+from recipetrial import (Trial, demand, each_recipe, finish, judge_content,
+                         judge_header, judge_report, judge_text, lost_of)
 
 
 def check_closed(trial):
@@ -170,8 +170,7 @@ def judge_qemu(trial):
 
 def main(directory, recipes):
     trials, well = [], []
-    for recipe in recipes:
-        trial = Trial(recipe, directory)
+    for trial in each_recipe(recipes, lambda r: Trial(r, directory)):
         for function in (check_closed, repair_closed, undo, judge_first,
                          judge_leaks, judge_all, judge_after, judge_undo,
                          judge_qemu):

@@ -12,8 +12,9 @@ import sys
 
 from imageview import View, copy, digest
 from recipe import make
-from recipetrial import (LEAKS, UNKNOWN, Trial, corruptions, demand, finish,
-                         judge_content, judge_header, lost_of)
+from recipetrial import (LEAKS, UNKNOWN, Trial, corruptions, demand,
+                         each_recipe, finish, judge_content, judge_header,
+                         lost_of)
 from recipeserver import (Client, DiskServer, found_served, judge_reads,
                           judge_refusal, judge_same, status_of)
 
@@ -61,7 +62,7 @@ class Served(Trial):
         self.planted = make(recipe, self.image, False)
         self.before = View(self.image)
         self.same = digest(self.image)
-        self.found = found_served(self)
+        self.found = self.expect.codes("online") or found_served(self)
         self.export = self.name + ".qed"
         self.served = os.path.join(served, self.export)
         copy(self.image, self.served)
@@ -103,6 +104,7 @@ def change_beneath(trial, client):
                 f.seek(at)
                 f.write(data)
     trial.same = digest(trial.image)
+    trial.before = View(trial.image)
 
 
 def repair(trial, server):
@@ -145,7 +147,7 @@ def judge_served(trial):
     """What was repaired is so on disk; the rest can be repaired now."""
     before, expect = trial.before, trial.expect
     after = View(trial.served)
-    left = left_online(trial)
+    left = left_online(trial) and not trial.planted.changes
     judge_header(before, after)
     judge_content(before, after, expect.lost)
     trial.run("stopped", "qedctl", "check", "--json", trial.served)
@@ -185,8 +187,8 @@ def judge_end(trial):
 def main(directory, recipes):
     served = os.path.join(directory, "served")
     os.mkdir(served)
-    trials = [Served(recipe, directory, served) for recipe in recipes]
-    trials = [t for t in trials if t.expect.served]
+    trials = [t for t in each_recipe(
+        recipes, lambda r: Served(r, directory, served)) if t.expect.served]
     for base in ("base.raw", "base.qed"):
         if os.path.exists(os.path.join(directory, base)):
             copy(os.path.join(directory, base), os.path.join(served, base))

@@ -18,8 +18,8 @@ import nbd
 
 from imageview import View, copy, digest
 from recipe import BACKING, BACKING_BYTES, NEED_CHECK, make
-from recipetrial import (TOLD, Trial, demand, finish, judge_content,
-                         judge_header)
+from recipetrial import (TOLD, Trial, demand, each_recipe, finish,
+                         judge_content, judge_header)
 from recipeserver import Client, DiskServer, judge_reads, judge_refusal
 
 DEBRIS = ("l1-entry-past-end", "l2-entry-past-end")
@@ -171,8 +171,8 @@ def judge_undo(trial, server):
 def main(directory, recipes):
     served = os.path.join(directory, "served")
     os.mkdir(served)
-    trials = [Opened(recipe, directory, served, need_check)
-              for recipe in recipes for need_check in (False, True)]
+    trials = [t for need_check in (False, True) for t in each_recipe(
+        recipes, lambda r: Opened(r, directory, served, need_check))]
     for base in ("base.raw", "base.qed"):
         if os.path.exists(os.path.join(directory, base)):
             copy(os.path.join(directory, base), os.path.join(served, base))

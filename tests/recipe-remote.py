@@ -8,7 +8,7 @@ control export; and from afar, through any server that exports the file.
 
 import sys
 
-from recipetrial import Trial, demand, finish, judge_report
+from recipetrial import Trial, demand, each_recipe, finish, judge_report
 from recipeserver import (DiskServer, FileServer, QemuServer, found_served,
                           judge_same, status_of)
 
@@ -69,7 +69,7 @@ def serve(trials, server, function):
 
 
 def main(directory, recipes):
-    trials = [Trial(recipe, directory) for recipe in recipes]
+    trials = list(each_recipe(recipes, lambda r: Trial(r, directory)))
     for t in trials:
         t.export = t.name + ".qed"
         t.attempt(check_closed)

@@ -187,8 +187,6 @@ def found_served(trial):
     report; what lies behind the last cluster in use is its room for growth,
     and no leak.
     """
-    if "online" in trial.expect.values:
-        return trial.expect.codes("online")
     view, found = trial.before, dict(trial.expect.found)
     found.pop("need-check", None)
     for code, clusters in ("leak", view.leaked), ("free", view.free):

@@ -14,6 +14,12 @@ set -e
 requires qemu-img --version
 requires "$PYTHON" --version
 
+# There is a recipe for each code.
+for code in $(qedctl explain | grep '^[a-z]'); do
+  grep -Eqr "^(found|data|online|  ).*\<$code [0-9]" "$srcdir/recipes" ||
+    fail "no recipe has $code"
+done
+
 mkdir "$tmpdir/work"
 "$PYTHON" "$srcdir/recipe-offline.py" "$tmpdir/work" \
           "$srcdir"/recipes/${RECIPES:-*}
