@@ -17,11 +17,13 @@ import sys
 import nbd
 
 from imageview import View, copy, digest
-from recipe import BACKING, BACKING_BYTES, NEED_CHECK, make
+from recipe import BACKING, BACKING_BYTES, NEED_CHECK, make, words
 from recipetrial import (TOLD, Trial, demand, each_recipe, finish,
                          judge_content, judge_header)
 from recipeserver import Client, DiskServer, judge_reads, judge_refusal
 
+NEW = b"\xd1"
+PIECES = 1 << 21                # bytes that are written anew
 DEBRIS = ("l1-entry-past-end", "l2-entry-past-end")
 
 
@@ -34,6 +36,7 @@ class Opened(Trial):
         self.name += "-dirty" if need_check else "-clear"
         self.need_check = need_check
         self.image = self.path("qed")
+        self.written = []       # guest clusters
         make(recipe, self.image, need_check)
         self.before = View(self.image)
         self.same = digest(self.image)
@@ -86,6 +89,22 @@ def look_never(trial, server):
 
 def look_auto(trial, server):
     look(trial, server, "damaged" if trial.damaged() else "writable")
+    if trial.repaired() and trial.before.lost:
+        write_where_lost(trial, server)
+
+
+def write_where_lost(trial, server):
+    """The guest writes there; what nothing refers to may belong to a table
+    that was dropped, and must not be used for that.
+    """
+    C = trial.before.C
+    start, end = trial.before.lost[0]
+    clusters = min(16, (end - start) // C, PIECES // C)
+    with Client(server, trial.export) as client:
+        for cluster in range(start // C, start // C + clusters):
+            client.h.pwrite(NEW * C, cluster * C)
+            trial.written.append(cluster)
+        client.h.flush()
 
 
 # ---- When it is not served any more ----
@@ -132,10 +151,19 @@ def judge_mended(trial, server):
     demand("invalid entries", after.bad, {})
     demand("lost", after.lost, [])
     demand("shared", after.shared, [])
-    demand("what nothing referred to before", [], [
-        c for c in after.leaked if c not in before.leaked + before.free])
+    demand("new leaks", [c for c in after.leaked
+                         if c < before.length // before.C and
+                         c not in before.leaked + before.free], [])
     judge_header(before, after)
+    for cluster in trial.written:
+        demand("what was written at cluster %d" % cluster,
+               after.read(cluster, 0, after.C), NEW * after.C)
+        del after.guest[cluster]
     judge_content(before, after, before.lost)
+    if trial.expect.unknown:
+        for c in before.leaked:
+            demand("what may belong to what was lost, at 0x%x" % (c * after.C),
+                   after.place(c * after.C), before.place(c * after.C))
     demand("an undo file", os.path.exists(trial.served + ".undo"),
            trial.repaired())
     trial.run("check", "qedctl", "check", "--json", trial.served)
@@ -162,10 +190,11 @@ def judge_undo(trial, server):
             "debris of a crash is dropped: %s: " % code in line
             for line in server.said(trial.export)), True)
     trial.run("undo", "qedctl", "undo", trial.served + ".undo", trial.served)
-    undone = View(trial.served)
     demand("undo: exit", trial.status("undo"), 0)
-    demand("undo: entries", undone.bad, trial.before.bad)
-    judge_content(trial.before, undone, [])
+    with open(trial.served, "rb") as f:
+        for place, (_, value, _) in trial.before.bad.items():
+            f.seek(place)
+            demand("undo: the entry at 0x%x" % place, f.read(8), words(value))
 
 
 def main(directory, recipes):
