@@ -3,7 +3,7 @@
 
 # The damaged images of recipes/ are checked over the network, with the report
 # of any check: by the server of the disk, through its control export, and
-# through servers that export the file.  Nothing is written.
+# through servers that export the file; those repair it, too.
 #
 # RECIPES='leak-*' bash test-recipes-remote.sh tries the leaks only.
 
