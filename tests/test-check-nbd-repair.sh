@@ -138,6 +138,15 @@ repair mended
 stop_backing TERM
 qemu-img convert -f qed -O raw one.qed one.raw
 
+# QEMU's server.
+cp --sparse=always disk.qed other.qed
+start qemu other.qed
+repair mended
+stop_backing TERM
+sound other.qed
+qemu-img compare -f qed -F raw other.qed one.raw > out ||
+    { cat out; fail "at qemu-nbd: another disk"; }
+
 for delay in 0.1 0.3 0.6 0.9 1.2; do
     cp --sparse=always disk.qed lost.qed
     begin lost.qed
