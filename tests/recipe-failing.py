@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 
-from recipe import NEED_CHECK
 from recipetrial import Trial, demand, finish, judge_report
 from recipeserver import Client, FileServer, Server, NBDKIT, judge_refusal
 

@@ -20,12 +20,11 @@ from recipeserver import (Client, DiskServer, found_served, judge_reads,
 
 # ---- Where a served image is another than a closed one ----
 
-# What a server leaves to the repair of the closed image.
+# What a server leaves to the repair of the closed image: damage of these kinds,
+# and tables that may be none, as a page of them has so many wrong entries, and
+# fewer that are right.
 LEFT_ONLINE = UNKNOWN + ("page-differs",)
-
-# Where a page of a table has so many wrong entries, and fewer that are right,
-# it may be none: the server leaves that, too.
-NOISE = 16
+LEFT_NOISE = 16
 
 
 def is_noise(view, table):
@@ -33,7 +32,7 @@ def is_noise(view, table):
     for i, value in table.entries.items():
         pages = wrong if value != 1 and view.wrong(value) else right
         pages[i // 512] = pages.get(i // 512, 0) + 1
-    return any(n >= NOISE and n > right.get(page, 0)
+    return any(n >= LEFT_NOISE and n > right.get(page, 0)
                for page, n in wrong.items())
 
 
@@ -41,7 +40,8 @@ def left_online(trial):
     """Whether a repair of the served image leaves any damage."""
     view = trial.before
     return not set(LEFT_ONLINE).isdisjoint(trial.found) or \
-        any(t.dead or is_noise(view, t) for t in view.tables)
+        LEFT_NOISE > 0 and any(t.dead or is_noise(view, t)
+                               for t in view.tables)
 
 
 def codes_left(trial):
@@ -121,7 +121,7 @@ def repair(trial, server):
     trial.ask("again", server)
     left = left_online(trial)
     report = trial.report("all")
-    demand("exit", trial.status("all"), 2 if left else 0)
+    demand("exit", trial.status("all"), 2 if left else expect.end)
     demand("what is found again", codes(trial.report("again")),
            codes_left(trial))
     if not left:
@@ -155,8 +155,9 @@ def judge_served(trial):
         demand("lost", after.lost, [])
         demand("invalid entries", after.bad, {})
         demand("shared", after.shared, [])
-        demand("leaked", [c for c in after.leaked if c < before.end_of_use],
-               [])
+        stays = expect.left.get("leak", 0)
+        demand("leaked", len([c for c in after.leaked
+                              if stays or c < before.end_of_use]), stays)
         demand("NEED_CHECK", after.features & 2, 0)
         demand("stopped: exit", trial.status("stopped"),
                3 if after.leaked else 0)
