@@ -371,7 +371,9 @@ recover_done (struct job *job)
     image_damage (image, "not repaired");
   }
   else {
-    if (!dropped_table (recover))
+    if (dropped_table (recover))
+      space_keep_all (&image->space);
+    else
       space_complete (&image->space);
     image->want_clean = true;
   }
