@@ -72,6 +72,7 @@ run_examples ()
       "10809=$port" "/run/=$dir/run/" "/var/lib/=$dir/lib/" \
       "nbds://server.example.com=nbds://localhost:$port" \
       "nbds://alice@server.example.com=nbds://alice@localhost:$port" \
+      "nbd://server.example.com=nbd://localhost:$port" \
       "server.example.com=localhost" "python3=$PYTHON" || fail "$page.pod"
 
   script=$dir/script
