@@ -87,7 +87,7 @@ run_examples ()
   [ -n "$ran" ] || return 0
   echo "$page"
   (cd "$dir/home" &&
-     XDG_RUNTIME_DIR=$dir/run timeout 120 bash "$script" </dev/null) || r=$?
+     XDG_RUNTIME_DIR=$dir/run timeout 300 bash "$script" </dev/null) || r=$?
   if [ $r -ne 0 ]; then
     tail -n 20 "$dir"/blocks/*.out
     fail "$page.pod: its examples ended with status $r"
