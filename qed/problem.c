@@ -190,10 +190,13 @@ qed_problem_to_text (const struct qed_problem *p,
               kind->code, p->bytes, p->where);
     break;
   case QED_PROBLEM_TABLE_UNREADABLE:
-  case QED_PROBLEM_DATA_UNREADABLE:
     snprintf (text, size, "%s: file offset 0x%" PRIx64 ": %s (guest offset 0x%"
               PRIx64 ")", kind->code, p->where, strerror (-p->error),
               p->guest);
+    break;
+  case QED_PROBLEM_DATA_UNREADABLE:     /* it was read by the guest's address */
+    snprintf (text, size, "%s: guest offset 0x%" PRIx64 ": %s", kind->code,
+              p->guest, strerror (-p->error));
     break;
   case QED_PROBLEM_PAGE_DIFFERS:
     snprintf (text, size, "%s: file offset 0x%" PRIx64 " (guest offset 0x%"

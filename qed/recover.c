@@ -343,6 +343,20 @@ go_on (struct job *job)
   return recover->dropped < recover->count ? JOB_AGAIN : JOB_NEXT;
 }
 
+/* What nothing refers to may belong to a table whose L1 entry was dropped: as
+ * long as the image is open it is not reused, so that undo finds it.
+ */
+static bool
+dropped_table (const struct recover *recover)
+{
+  size_t i;
+
+  for (i = 0; i < recover->count; i++)
+    if (recover->drops[i].code == QED_PROBLEM_L1_PAST_END)
+      return true;
+  return false;
+}
+
 static void
 recover_done (struct job *job)
 {
@@ -357,7 +371,10 @@ recover_done (struct job *job)
     image_damage (image, "not repaired");
   }
   else {
-    space_complete (&image->space);
+    if (dropped_table (recover))
+      space_keep_all (&image->space);
+    else
+      space_complete (&image->space);
     image->want_clean = true;
   }
   error = job->error;

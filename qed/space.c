@@ -180,6 +180,19 @@ space_complete (struct space *space)
   pthread_mutex_unlock (&space->lock);
 }
 
+void
+space_keep_all (struct space *space)
+{
+  const uint64_t length = atomic_load (&space->length_bytes);
+  const uint64_t end = length / space->cluster_size +
+    (length % space->cluster_size > 0);
+
+  pthread_mutex_lock (&space->lock);
+  if (space->can_grow && space->end < end)
+    space->end = end;
+  pthread_mutex_unlock (&space->lock);
+}
+
 /* ---- Allocation ---- */
 
 /* Find a free run below 'end'.  With the lock held. */

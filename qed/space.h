@@ -96,6 +96,9 @@ int space_enter_all (struct space *space, struct space *from);
 /* Everything was entered: free clusters may be reused and the tail cut. */
 void space_complete (struct space *space);
 
+/* Or instead: what a file that can grow holds now is kept, in use or not. */
+void space_keep_all (struct space *space);
+
 /* ---- Allocation ---- */
 
 struct space_run {

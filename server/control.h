@@ -4,7 +4,7 @@
  *
  * This is the dispatcher, which knows JSON and the images.  The doors bring
  * requests and carry replies: a Unix socket (control-socket.c), and an NBD
- * export (control-export.c).  docs/qed-control-protocol says what a request
+ * export (control-export.c).  docs/qed-control.pod says what a request
  * and a reply look like.
  *
  * Each request is carried out on a thread of its own, so no door is blocked by

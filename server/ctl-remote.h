@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* qedctl: commands to a server that runs, through one of its doors
- * (docs/qed-control-protocol).  What fails has written one message that says
+ * (docs/qed-control.pod).  What fails has written one message that says
  * what to do.
  */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* The layout of the control export, for the server and for qedctl.
- * docs/qed-control-protocol explains it.  Numbers are big-endian; offsets and
+ * docs/qed-control.pod explains it.  Numbers are big-endian; offsets and
  * lengths are bytes.
  */
 

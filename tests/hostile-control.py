@@ -196,7 +196,8 @@ for s in deaf:
         pass
 well_served("while some don't read")
 grown = resident() - memory
-assert "sanitized" in sys.argv or grown < 64 << 20, "the server has grown by %d bytes" % grown
+assert "sanitized" in sys.argv or grown < 64 << 20, \
+    "the server has grown by %d bytes" % grown
 
 # ---- The end of those who hold on to a connection --------------------------
 

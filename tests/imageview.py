@@ -18,6 +18,7 @@ import os
 import struct
 
 BLOCK = 4096
+ZEROS = bytes(BLOCK)
 
 
 def data_ranges(fd, start, end):
@@ -42,9 +43,10 @@ def blocks(fd, start, end):
         at -= (at - start) % BLOCK
         while at < stop:
             content = os.pread(fd, min(BLOCK, end - at), at)
-            content = content.rstrip(b"\0")    # as if the file went on
-            if content:
-                yield at, content
+            if content != ZEROS:
+                content = content.rstrip(b"\0")    # as if the file went on
+                if content:
+                    yield at, content
             at += BLOCK
 
 
@@ -57,6 +59,18 @@ def digest(path):
         h.update(b"%d:" % at + content)
     os.close(fd)
     return h.hexdigest()
+
+
+def copy(source, target):
+    """Blocks of zeros become holes."""
+    a = os.open(source, os.O_RDONLY)
+    b = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    length = os.fstat(a).st_size
+    os.ftruncate(b, length)
+    for at, content in blocks(a, 0, length):
+        os.pwrite(b, content, at)
+    os.close(a)
+    os.close(b)
 
 
 def join(ranges):
@@ -96,6 +110,7 @@ class View:
         self.bad = {}           # place of an entry -> (code, value, guest)
         self.lost = []
         self.tables = []
+        self.table_of = {}      # L1 index -> table
         self.guest = {}         # guest cluster -> place, or 1 (zeros)
         self.digests = {}
         self.read_l1()
@@ -105,6 +120,9 @@ class View:
                 self.read_l2(t)
         self.lost = join(self.lost)
         self.count_references()
+
+    def __del__(self):
+        os.close(self.fd)
 
     def entries(self, start, end):
         for at, content in blocks(self.fd, start, end):
@@ -149,6 +167,7 @@ class View:
             t = Table(index, value, min(value + self.T, self.length))
             t.entries = dict(self.entries(t.at, t.end))
             self.tables.append(t)
+            self.table_of[index] = t
             there = (t.end - t.at) // 8
             self.lose(index, there, self.N - there)
 
@@ -167,13 +186,14 @@ class View:
         return used
 
     def find_dead_tables(self):
-        used = self.table_clusters()
+        used = self.named_tables = self.table_clusters()
         named = {value // self.C for t in self.tables
                  for value in t.entries.values() if not self.wrong(value)}
         for t in self.tables:
             mine = range(t.at // self.C, -(-t.end // self.C))
             doubtful = any(used[c] > 1 or c in named for c in mine)
-            valid = any(v == 1 or (not self.wrong(v) and v // self.C not in used)
+            valid = any(v == 1 or
+                        (not self.wrong(v) and v // self.C not in used)
                         for v in t.entries.values())
             t.apart = t.end < t.at + self.T or any(
                 s < t.end and t.at < e and (o is None or o.at < t.at)
@@ -215,6 +235,7 @@ class View:
         for t in self.tables:
             for c in range(t.at // self.C, -(-t.end // self.C)):
                 refs.setdefault(c, 0)           # of a dead one: no leak yet
+        self.end_of_use = max(c for c in refs if refs[c]) + 1
         self.leaked, self.free = [], []
         for c in range(-(-self.length // self.C)):
             if c in refs:
@@ -238,3 +259,17 @@ class View:
         """What a guest cluster holds: None if it isn't allocated."""
         at = self.guest.get(cluster)
         return at if at is None or at == 1 else self.place(at)
+
+    def read(self, cluster, start, count):
+        """Bytes of a guest cluster."""
+        at = self.guest[cluster]
+        data = b"" if at == 1 else os.pread(self.fd, count, at + start)
+        return data + bytes(count - len(data))
+
+    def is_doubtful(self, cluster):
+        """Whether something else claims the place of its content, or its
+        table is cut or overlaps another.
+        """
+        table = self.table_of[cluster // self.N]
+        return table.apart or \
+            self.guest[cluster] // self.C in self.named_tables

@@ -3,10 +3,10 @@
 """Make the damaged image that a recipe describes: recipe.py RECIPE DIRECTORY
 
 RECIPE is a directory of tests/recipes; DIRECTORY gets disk.qed, and base.raw
-or base.qed if there is a backing file.  A recipe is a fragment of Python that
-calls the methods of class Image below, in the order in which things lie in the
-file, and then plants what is wrong.  Nothing of the programs under test is
-used, and the same recipe gives the same bytes.
+or base.qed if there is a backing file: they are the same for all.  A recipe is
+a fragment of Python that calls the methods of class Image below, in the order
+in which things lie in the file, and then plants what is wrong.  Nothing of the
+programs under test is used, and the same recipe gives the same bytes.
 
 Sizes are numbers, or strings like "64K".  Guest clusters are counted from 0.
 Whatever is written to a guest's cluster is unlike all that is written
@@ -22,6 +22,7 @@ BLOCK = 4096                    # what is written of content at a time
 NEED_CHECK = 2
 NO_PROBE = 4
 BACKING = 1
+BACKING_BYTES = 1 << 20
 
 
 def size(text):
@@ -47,20 +48,23 @@ def stale(cluster):
 
 
 class Image:
-    def __init__(self, directory):
-        self.directory = directory
-        self.path = os.path.join(directory, "disk.qed")
+    def __init__(self, path, need_check=None):
+        self.path = path
+        self.need_check = need_check    # None: as the recipe has it
+        self.unreadable = []    # (place, bytes), see below
+        self.changes = []       # (place, data), see below
         self.tables = {}        # L1 index -> place in the file
         self.clusters = {}      # guest cluster -> place in the file
 
     # ---- The image as it should be ----
 
     def image(self, bytes, cluster="64K", table=4, header=1, l1="first",
-              need_check=False, backing=None, backing_size="1M", compat=0,
-              autoclear=0):
+              need_check=False, backing=None, compat=0, autoclear=0):
         """Begin an image.  backing: raw, qed, or missing (a raw one that
         isn't there).  l1="later": the recipe says where, by place_l1.
         """
+        if self.need_check is not None:
+            need_check = self.need_check
         self.C = size(cluster)
         self.T = self.C * table
         self.N = self.T // 8
@@ -72,10 +76,10 @@ class Image:
         features = NEED_CHECK if need_check else 0
         name = b""
         if backing:
-            name = b"base.qed" if backing == "qed" else b"base.raw"
+            name = {"qed": b"base.qed", "raw": b"base.raw",
+                    "missing": b"gone.raw"}[backing]
             features |= BACKING | (0 if backing == "qed" else NO_PROBE)
-            if backing != "missing":
-                make_backing(self.directory, backing, size(backing_size))
+            make_backing(os.path.dirname(self.path), backing)
         # What others may keep in the header clusters isn't ours to change.
         for at in range(0, header):
             self.write(at * self.C, b"\xa5" * BLOCK)
@@ -170,25 +174,34 @@ class Image:
         """The file goes on for so many bytes of old content."""
         self.write(self.grow(bytes), b"\xee" * bytes)
 
+    def fails(self, at, bytes):
+        """The storage can't read this range of the file."""
+        self.unreadable.append((at, bytes))
 
-def make_backing(directory, kind, bytes):
-    """A file beneath, with content of its own in its first MiB."""
+    def changed_beneath(self, at, data):
+        """Another program writes this to the file while it is served."""
+        self.changes.append((at, data))
+
+
+def make_backing(directory, kind):
+    """A file beneath, with content of its own."""
+    path = os.path.join(directory, "base." + kind)
+    if kind == "missing" or os.path.exists(path):
+        return
     if kind == "qed":
-        base = Image(os.path.join(directory, "base"))
-        base.path = os.path.join(directory, "base.qed")
-        base.image(bytes, cluster="4K", table=2)
-        for cluster in range(0, min(256, bytes // 4096), 3):
+        base = Image(path)
+        base.image(BACKING_BYTES, cluster="4K", table=2)
+        for cluster in range(0, BACKING_BYTES // 4096, 3):
             base.data(cluster)
         os.close(base.fd)
         return
-    with open(os.path.join(directory, "base.raw"), "wb") as f:
-        for block in range(min(256, bytes // BLOCK)):
+    with open(path, "wb") as f:
+        for block in range(BACKING_BYTES // BLOCK):
             f.write(stale(block))
-        f.truncate(bytes)
 
 
-def make(recipe, directory):
-    image = Image(directory)
+def make(recipe, path, need_check=None):
+    image = Image(path, need_check)
     names = {name: getattr(image, name) for name in dir(Image)
              if not name.startswith("_")}
     names["q"] = image
@@ -197,9 +210,10 @@ def make(recipe, directory):
     with open(path) as f:
         exec(compile(f.read(), path, "exec"), names)
     os.close(image.fd)
+    return image
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    make(*sys.argv[1:])
+    make(sys.argv[1], os.path.join(sys.argv[2], "disk.qed"))

@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
 # qedctl check --repair --raw-image of an image file that an NBD server
-# exports: what it leaves is judged as that of a repair of the file; servers
-# that die take nothing along; and what can't be done is said.
-#
-# RECIPES='leak-*' bash test-check-nbd-repair.sh tries those alone.
+# exports: servers of all kinds will do, those that die take nothing along, and
+# what can't be done is said.  What it leaves is test-recipes-remote.sh's.
 
 set -e
 . ./functions.sh
@@ -98,73 +96,6 @@ sound ()
     qemu-img check -f qed "$1" > final.out || { cat final.out; fail "$1"; }
 }
 
-# ---- Recipes --------------------------------------------------------------
-
-# step NAME COMMAND...: as in test-recipes.sh.
-step ()
-{
-    local status=0
-
-    timeout -k 5 60 "${@:2}" > $1.out 2> $1.err < /dev/null || status=$?
-    echo $status > $1.status
-    [ $status -le 3 ] || { cat $1.err; fail "$*: status $status"; }
-}
-
-over_the_wire ()
-{
-    local options="--repair --raw-image --json"
-
-    cp --sparse=always disk.qed all.qed
-    start $1 all.qed
-    step dry qedctl check --repair --dry-run --json "$backing_uri"
-    step all qedctl check $options --undo 1.undo "$backing_uri"
-    stop_backing TERM
-
-    # There is no room but inside: more is made on the host.
-    if grep -q "no room is left for copies: make the file longer" all.err; then
-        truncate -s +256M all.qed
-        start $1 all.qed
-        step all qedctl check $options --undo 2.undo "$backing_uri"
-        stop_backing TERM
-    fi
-
-    # Undone in the order of the changes.
-    cp --sparse=always all.qed undone.qed
-    if [ -e 2.undo ]; then
-        start $1 undone.qed
-        step undone qedctl undo --raw-image 2.undo "$backing_uri"
-        stop_backing TERM
-        truncate -s $(stat -c %s disk.qed) undone.qed
-    fi
-    start $1 undone.qed
-    step undone qedctl undo --raw-image 1.undo "$backing_uri"
-    stop_backing TERM
-
-    cp --sparse=always all.qed final.qed
-    step final qedctl check --repair=leaks --json final.qed
-    step last qedctl check --json final.qed
-    step qemu-last qemu-img check -f qed --output=json final.qed
-}
-
-n=0
-for dir in "$srcdir"/recipes/${RECIPES:-*}; do
-    n=$((n + 1))
-    server=nbdkit
-    [ $((n % 2)) -eq 0 ] || server=qemu
-    if [ -z "$RECIPES" ]; then
-        [ $((n % ${SANITIZER:+3}6)) -lt 2 ] || continue
-    fi
-    mkdir try
-    "$PYTHON" "$srcdir/recipe.py" "$dir" try
-    # It rounds lengths to sectors.
-    [ $(($(stat -c %s try/disk.qed) % 512)) -eq 0 ] || server=nbdkit
-    (cd try && over_the_wire $server)
-    "$PYTHON" "$srcdir/recipe-judge.py" wire "$dir" try ||
-        { cat try/*.err; fail "$dir, $server"; }
-    rm -rf try
-done
-[ -z "$RECIPES" ] || exit 0
-
 # ---- Other servers --------------------------------------------------------
 
 # No holes, no zeroes, blocks of 4096 bytes: gaps are filled, the tail stays.
@@ -206,6 +137,15 @@ start nbdkit one.qed
 repair mended
 stop_backing TERM
 qemu-img convert -f qed -O raw one.qed one.raw
+
+# QEMU's server.
+cp --sparse=always disk.qed other.qed
+start qemu other.qed
+repair mended
+stop_backing TERM
+sound other.qed
+qemu-img compare -f qed -F raw other.qed one.raw > out ||
+    { cat out; fail "at qemu-nbd: another disk"; }
 
 for delay in 0.1 0.3 0.6 0.9 1.2; do
     cp --sparse=always disk.qed lost.qed

@@ -83,22 +83,7 @@ END
 
 # ---- The same is found ----------------------------------------------------
 
-n=0
-for recipe in "$srcdir"/recipes/${RECIPES:-*}; do
-    # With a sanitizer every fifth will do, and of QEMU's server anyway.
-    n=$((n + 1))
-    [ -z "$SANITIZER" ] || [ $((n % 5)) -eq 0 ] || continue
-    mkdir -p try
-    "$PYTHON" "$srcdir/recipe.py" "$recipe" try
-    same try/disk.qed start_nbdkit_backing file try/disk.qed
-    # It rounds lengths to sectors.
-    if [ $((n % 5)) -eq 0 ] && [ $(($(stat -c %s try/disk.qed) % 512)) -eq 0 ]
-    then
-        same try/disk.qed start_qemu_backing try/disk.qed raw
-    fi
-    rm -rf try
-done
-echo "$n recipes"
+# test-recipes-remote.sh has more of this.
 
 # Where the server can't tell holes from data.
 "$PYTHON" "$srcdir/leaky-image.py" leaky.qed

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
-# The export qed-control as docs/qed-control-protocol describes it: the layout
+# The export qed-control as docs/qed-control.pod describes it: the layout
 # of a mailbox, what may be written to it, and that nothing else is possible.
 
 . ./functions.sh

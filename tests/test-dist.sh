@@ -13,6 +13,7 @@ requires make --version
 unset MAKEFLAGS MAKELEVEL MFLAGS
 {
   make -s -C "$abs_top_builddir" print-dist
+  make -s -C "$abs_top_builddir/docs" print-dist
   make -s -C "$abs_top_builddir/tests" print-dist
 } | sed -e 's,^\./,,' -e 's,/\./,/,g' | sort -u >"$tmpdir/dist"
 make -s -C "$abs_top_builddir/tests" print-tests | sort >"$tmpdir/tests"
