@@ -132,10 +132,13 @@ is_ready (void)
     (nr_images > 0 && qed_scanned (export_image (images[0])));
 }
 
+/* After the status that goes with it. */
 static void
-tell_ready (void)
+tell_ready (bool now)
 {
-  ready = is_ready ();
+  if (ready)
+    return;
+  ready = now;
   if (ready)
     sd_notify (0, "READY=1");
   else
@@ -166,12 +169,13 @@ give_sign (void)
 static void
 look (void)
 {
+  bool now;
   size_t i;
 
   nr_images = exports_pin_open (images, IMAGES_MAX);
+  now = is_ready ();
   tell_status ();
-  if (!ready)
-    tell_ready ();
+  tell_ready (now);
   give_sign ();
   for (i = 0; i < nr_images; i++)
     export_unpin (images[i]);
