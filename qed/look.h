@@ -72,6 +72,9 @@ struct look {
 int look_run (struct look *look);
 void look_free (struct look *look);
 
+/* Note one that was found, or only count it if there is no room. */
+void look_add_problem (struct look *look, const struct qed_problem *problem);
+
 /* From now on nothing is written to what lies behind the end of use, as far as
  * the file goes; or, if it can't grow, the data in it.
  */
@@ -92,6 +95,8 @@ void look_table_range (const struct look *look, uint64_t l1_index,
  * -EIO if some tables can't be read now.
  */
 int look_references (struct look *look, const struct bitmap *wanted);
+
+/* ---- look-data.c ---- */
 
 /* Find the leaks, by the last look: 'leak' (may be NULL) for each run of
  * them.  Adds to the counts of leaked and free clusters.
