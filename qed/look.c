@@ -304,10 +304,14 @@ reset_space (struct look *look)
 {
   struct qed_image *image = look->image;
   struct storage *s = image->storage;
-  int r = s->ops->length (s, &look->length);
+  uint64_t length;
+  int r = s->ops->length (s, &length);
 
-  return r < 0 ? r : space_reset (look->space, &image->geometry, s,
-                                  look->length);
+  if (r < 0)
+    return r;
+  look->length = length < atomic_load (&image->space.frozen_bytes)
+    ? length : space_reach (&image->space);
+  return space_reset (look->space, &image->geometry, s, length);
 }
 
 /* Ten times a second, tell how far it is.  With the lock held. */
@@ -494,6 +498,7 @@ look_keep_tail (struct look *look)
   const struct storage *s = look->image->storage;
   uint64_t size = look->image->geometry.cluster_size, end;
 
+  look->orphans = true;
   if (!s->fixed) {
     end = s->can_grow ? look->length : end_of_data (look);
     look->floor = end / size + (end % size > 0);

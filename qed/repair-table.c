@@ -139,6 +139,8 @@ repair_table (struct look *look, const struct qed_problem *problem,
     return r;
   a = amend_problem (look->image, problem, run.first << g->cluster_bits);
   r = repair_amend (look->image, &a);
+  if (r == -ESTALE)
+    space_release (&look->image->space, &run);
   if (r < 0)
     return r;
   repair_tell (look, problem, "what is valid was copied to a table of its "

@@ -50,6 +50,7 @@ space_init (struct space *space, const struct format_geometry *geometry,
   space->cluster_size = geometry->cluster_size;
   space->can_grow = storage->can_grow;
   pthread_mutex_init (&space->lock, NULL);
+  atomic_init (&space->frozen_bytes, UINT64_MAX);
   bitmap_init (&space->used);
   bitmap_init (&space->tables);
   bitmap_init (&space->recent);
@@ -141,35 +142,6 @@ int
 space_check_sparse (const struct space *space)
 {
   return too_sparse (&space->used) ? -EFBIG : 0;
-}
-
-static int
-enter_bitmap (struct bitmap *into, struct bitmap *from, uint64_t limit)
-{
-  uint64_t i = 0;
-  bool was;
-  int r = 0;
-
-  while (r == 0 && (i = bitmap_next_set (from, i, limit)) < limit)
-    r = bitmap_set (into, i++, &was);
-  return r;
-}
-
-int
-space_enter_all (struct space *space, struct space *from)
-{
-  int r = 0;
-
-  pthread_mutex_lock (&space->lock);
-  if (!space->reuse) {
-    if (space->end < from->end)
-      space->end = from->end;
-    r = enter_bitmap (&space->used, &from->used, from->end);
-    if (r == 0)
-      r = enter_bitmap (&space->tables, &from->tables, from->end);
-  }
-  pthread_mutex_unlock (&space->lock);
-  return r;
 }
 
 void
@@ -453,63 +425,6 @@ space_wait (struct space *space, struct qed_request *request)
   }
   pthread_mutex_unlock (&space->lock);
   return r;
-}
-
-/* ---- Checks ---- */
-
-int
-space_hold (struct space *space)
-{
-  int r = 0;
-
-  pthread_mutex_lock (&space->lock);
-  if (space->held)
-    r = -EBUSY;
-  space->held = true;
-  pthread_mutex_unlock (&space->lock);
-  if (r == 0)
-    wait_wake_all (&space->reclaimed);
-  return r;
-}
-
-void
-space_release_hold (struct space *space)
-{
-  pthread_mutex_lock (&space->lock);
-  space->held = false;
-  bitmap_destroy (&space->recent);
-  pthread_mutex_unlock (&space->lock);
-}
-
-int
-space_add_unnamed (struct space *space, struct bitmap *into)
-{
-  uint64_t cluster = space->base;
-  size_t i;
-  bool was;
-  int r = 0;
-
-  pthread_mutex_lock (&space->lock);
-  for (i = 0; i < space->freed_n && r == 0; i++)
-    r = bitmap_set (into, space->freed[i], &was);
-  while (r == 0 && space->recent.count > 0 &&
-         (cluster = bitmap_next_set (&space->recent, cluster, space->end)) <
-         space->end)
-    r = bitmap_set (into, cluster++, &was);
-  pthread_mutex_unlock (&space->lock);
-  return r;
-}
-
-bool
-space_borrow (struct space *space, uint64_t cluster)
-{
-  bool ours, was;
-
-  pthread_mutex_lock (&space->lock);
-  ours = !bitmap_test (&space->recent, cluster) &&
-    bitmap_set (&space->used, cluster, &was) == 0;
-  pthread_mutex_unlock (&space->lock);
-  return ours;
 }
 
 /* ---- The length of the file ---- */

@@ -33,6 +33,12 @@ struct space {
   bool can_grow;
   _Atomic uint64_t length_bytes; /* of the file: entries below are inside */
 
+  /* While a repair that clients look on at copies tables, the length before:
+   * an entry that was beyond the end is so still, though the file has grown.
+   * Else UINT64_MAX.
+   */
+  _Atomic uint64_t frozen_bytes;
+
   pthread_mutex_t lock;         /* protects all that follows */
   struct bitmap used;           /* referenced, or handed out */
   struct bitmap tables;         /* those of them that are L2 tables */
@@ -89,9 +95,6 @@ int space_enter_run (struct space *space, uint64_t first, uint64_t n,
 
 /* -EFBIG as above, for space_enter_run: to be asked now and then. */
 int space_check_sparse (const struct space *space);
-
-/* Enter what another space has, unless everything was entered already. */
-int space_enter_all (struct space *space, struct space *from);
 
 /* Everything was entered: free clusters may be reused and the tail cut. */
 void space_complete (struct space *space);
@@ -165,6 +168,20 @@ void space_reclaim (struct space *space, size_t n);
  */
 int space_wait (struct space *space, struct qed_request *request);
 
+/* Whether a cluster belongs to an L2 table. */
+bool space_is_table (struct space *space, uint64_t cluster);
+
+/* Whether the file should be cut, and to how many bytes.  While no change is
+ * under way.
+ */
+bool space_cut_wanted (struct space *space, uint64_t *length);
+
+/* The file was cut, and then synced: what grows from here on is fresh. */
+void space_was_cut (struct space *space, uint64_t length);
+void space_cut_is_durable (struct space *space);
+
+/* ---- space-check.c ---- */
+
 /* While a check runs, what is freed stays out of use, and what is handed out
  * is noted.  -EBUSY if it is held already.  After the release the loop has to
  * be kicked.
@@ -182,16 +199,17 @@ int space_add_unnamed (struct space *space, struct bitmap *into);
  */
 bool space_borrow (struct space *space, uint64_t cluster);
 
-/* Whether a cluster belongs to an L2 table. */
-bool space_is_table (struct space *space, uint64_t cluster);
-
-/* Whether the file should be cut, and to how many bytes.  While no change is
- * under way.
+/* A repair has seen all tables while nothing changed: what it entered into
+ * 'seen' is in use, and those are the tables.  If it does not 'know' all,
+ * nothing counts as free from here on.  -ENOMEM.  By whom alone clusters are
+ * handed out meanwhile.
  */
-bool space_cut_wanted (struct space *space, uint64_t *length);
+int space_adopt (struct space *space, struct space *seen, bool know);
 
-/* The file was cut, and then synced: what grows from here on is fresh. */
-void space_was_cut (struct space *space, uint64_t length);
-void space_cut_is_durable (struct space *space);
+/* What counts as the file's length for L2 entries, and for a table that begins
+ * at 'offset'.
+ */
+uint64_t space_reach (const struct space *space);
+uint64_t space_table_reach (const struct space *space, uint64_t offset);
 
 #endif /* QED_SPACE_H */

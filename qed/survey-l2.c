@@ -138,7 +138,7 @@ judge_pages (struct survey *survey, struct walk_table *table,
              const unsigned char *buf, size_t n)
 {
   const struct format_geometry *g = &survey->image->geometry;
-  const uint64_t length = atomic_load (&survey->image->space.length_bytes);
+  const uint64_t length = space_reach (&survey->image->space);
   unsigned right = 0, wrong = 0;
   uint64_t entry;
   size_t i;
@@ -172,7 +172,7 @@ survey_l2_chunk (struct survey *survey, struct walk_table *table,
                  uint64_t first, const unsigned char *buf, size_t n)
 {
   const struct format_geometry *g = &survey->image->geometry;
-  const uint64_t length = atomic_load (&survey->image->space.length_bytes);
+  const uint64_t length = space_reach (&survey->image->space);
   uint64_t entry, wrong = table->wrong;
   struct run run;
   size_t i;

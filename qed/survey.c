@@ -113,7 +113,7 @@ report_l1 (struct survey *survey, enum qed_problem_code code, uint64_t index,
   uint64_t first = 0;
 
   if (code == QED_PROBLEM_TABLE_TRUNCATED)
-    first = (atomic_load (&survey->image->space.length_bytes) - entry) / 8;
+    first = (space_table_reach (&survey->image->space, entry) - entry) / 8;
   survey_set_guest (g, &problem, index, first, g->entries - first);
   survey_report (survey, &problem);
 }
@@ -125,7 +125,7 @@ static int
 l1_entry (struct survey *survey, uint64_t index, uint64_t entry)
 {
   struct qed_image *image = survey->image;
-  uint64_t length = atomic_load (&image->space.length_bytes);
+  uint64_t length = space_table_reach (&image->space, entry);
   enum format_entry class =
     format_classify_l1 (&image->geometry, entry, length);
   enum qed_problem_code code;
@@ -244,7 +244,7 @@ static int
 enter_doubtful (struct survey *survey)
 {
   const struct format_geometry *g = &survey->image->geometry;
-  uint64_t length = atomic_load (&survey->image->space.length_bytes), end;
+  uint64_t length = space_reach (&survey->image->space), end;
   uint64_t base = g->header_bytes >> g->cluster_bits;
   struct space *space = survey->space;
   const struct walk_table *table;

@@ -4,8 +4,9 @@
  * durably.
  *
  * The file: a header of UNDO_HEADER bytes (magic, version, length of the image
- * before, the fields of its header that no repair changes), then records: offset, count, a check sum of both and of the data,
- * all little-endian u64, and the data.  A torn record at the end means that
+ * before, the fields of its header that no repair changes), then records:
+ * offset, count, a check sum of both and of the data, all little-endian u64,
+ * and the data.  A torn record at the end means that
  * the write that it was made for did not happen.  Putting back sets the length
  * and goes from the last record to the first, so that each byte ends with its
  * oldest value.
