@@ -130,8 +130,8 @@ recover_weigh (struct recover *recover)
     return true;
   give_up (recover);
   log_error (&image->options.log, "%s: was not closed cleanly and is damaged "
-             "in a way that a server must not decide about: it is served "
-             "read-only; stop the server and run qedctl check --repair",
+             "in a way that a server must not decide about by itself: it is "
+             "served read-only until it is repaired (qedctl check --repair)",
              image->path);
   return false;
 }
