@@ -54,7 +54,7 @@ static _Atomic int phase;
 static _Atomic bool stop;
 static _Atomic unsigned failures, refused;
 static bool may_lose;           /* what HURT holds may go, or fail */
-static bool may_fail;           /* HURT's first cluster, until the repair */
+static _Atomic bool may_fail;   /* HURT's first cluster, until the repair */
 static bool twin;               /* SPARE reads as HURT does */
 
 /* ---- The file ---- */
