@@ -186,7 +186,7 @@ save_sectors (struct recover *recover, struct undo_file *undo)
     if (r == 0)
       r = undo_file_add (undo, at, sizeof sector, sector);
   }
-  return r == 0 ? undo_file_sync (undo) : r;
+  return r == 0 ? undo_file_finish (undo) : r;
 }
 
 static void
@@ -210,7 +210,8 @@ static int
 make_undo_file (struct recover *recover, const char *path)
 {
   struct undo_file undo = { .fd = -1 };
-  int r = undo_file_create (&undo, path, recover->image->storage);
+  int r = undo_file_create (&undo, path, recover->image->storage,
+                            UNDO_F_ENTRIES);
 
   if (r == 0) {
     r = save_sectors (recover, &undo);
