@@ -356,6 +356,22 @@ is_sound (const struct look *look)
 
 /* ---- The whole ---- */
 
+/* What was freed has been used again while its old entry may have been seen:
+ * two things would seem to be in one place.
+ */
+static int
+refuse_broken (const struct look *look)
+{
+  struct qed_image *image = look->image;
+
+  if (!space_hold_broken (&image->space))
+    return 0;
+  log_error (&image->options.log, "%s: the check was given up: the storage is "
+             "full, and what it kept from being used again was needed: make "
+             "room, then check again", image->path);
+  return -ENOSPC;
+}
+
 static int
 look_online (struct online *online, bool aloud)
 {
@@ -363,6 +379,8 @@ look_online (struct online *online, bool aloud)
   size_t tables;
   int r = look_run (look);
 
+  if (r == 0)
+    r = refuse_broken (look);
   if (r < 0)
     return r;
   look_again (online);

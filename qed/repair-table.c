@@ -132,7 +132,7 @@ repair_table (struct look *look, const struct qed_problem *problem,
 
   if (table.valid == 0)
     return drop_table (look, problem, &table, result);
-  r = repair_reserve (look->image, true, &run);
+  r = repair_reserve_copy (look, true, &run);
   if (r == 0)
     r = copy_table (&filter, run.first << g->cluster_bits);
   if (r < 0)

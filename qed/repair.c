@@ -82,6 +82,22 @@ repair_reserve (struct qed_image *image, bool table, struct space_run *run)
 }
 
 int
+repair_reserve_copy (const struct look *look, bool table,
+                     struct space_run *run)
+{
+  struct qed_image *image = look->image;
+  struct storage *s = image->storage;
+  unsigned bits = image->geometry.cluster_bits;
+  uint64_t n = table ? image->geometry.table_bytes >> bits : 1;
+  int r = repair_reserve (image, table, run);
+
+  if (r != -ENOSPC || look->orphans || !look->leaks_known)
+    return r;
+  r = space_reserve_gap (&image->space, n, table, run);
+  return r == 0 ? s->ops->zero (s, run->first << bits, n << bits) : r;
+}
+
+int
 repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
              uint64_t count)
 {
@@ -193,7 +209,7 @@ repair_copy_cluster (struct look *look, const struct qed_problem *problem)
   const struct format_geometry *g = &image->geometry;
   struct space_run run;
   struct amendment a;
-  int r = repair_reserve (image, false, &run);
+  int r = repair_reserve_copy (look, false, &run);
 
   if (r == 0)
     r = repair_copy (image, problem->value, run.first << g->cluster_bits,

@@ -20,6 +20,8 @@ space_hold (struct space *space)
   pthread_mutex_lock (&space->lock);
   if (space->held)
     r = -EBUSY;
+  else
+    space->broken = false;
   space->held = true;
   pthread_mutex_unlock (&space->lock);
   if (r == 0)
@@ -34,6 +36,30 @@ space_release_hold (struct space *space)
   space->held = false;
   bitmap_destroy (&space->recent);
   pthread_mutex_unlock (&space->lock);
+}
+
+bool
+space_break_hold (struct space *space)
+{
+  bool breaks;
+
+  pthread_mutex_lock (&space->lock);
+  breaks = space->held && !space->broken && space->reuse &&
+    space->freed_n > 0;
+  space->broken |= breaks;
+  pthread_mutex_unlock (&space->lock);
+  return breaks;
+}
+
+bool
+space_hold_broken (struct space *space)
+{
+  bool broken;
+
+  pthread_mutex_lock (&space->lock);
+  broken = space->broken;
+  pthread_mutex_unlock (&space->lock);
+  return broken;
 }
 
 int

@@ -167,6 +167,13 @@ space_keep_all (struct space *space)
 
 /* ---- Allocation ---- */
 
+/* Whether what is freed must wait for the end of a check. */
+static bool
+is_held (const struct space *space)
+{
+  return space->held && !space->broken;
+}
+
 /* Find a free run below 'end'.  With the lock held. */
 static bool
 find_free (struct space *space, uint64_t want, struct space_run *run)
@@ -236,7 +243,7 @@ space_reserve (struct space *space, uint64_t want, struct space_run *run)
 
   pthread_mutex_lock (&space->lock);
   if (!find_free (space, want, run))
-    r = space->reuse && space->freed_n > 0 && !space->held ? -EBUSY
+    r = space->reuse && space->freed_n > 0 && !is_held (space) ? -EBUSY
       : take_end (space, want, false, run);
   if (r == 0)
     r = hand_out (space, false, run);
@@ -244,13 +251,13 @@ space_reserve (struct space *space, uint64_t want, struct space_run *run)
   return r;
 }
 
-/* Storage that can't grow: a gap of n free clusters.  With the lock held. */
+/* A gap of n free clusters.  With the lock held. */
 static int
 find_gap (struct space *space, uint64_t n, struct space_run *run)
 {
   uint64_t first = space->base, i;
 
-  while (space->reuse && first < space->end) {
+  while (first < space->end) {
     first = bitmap_next_clear (&space->used, first, space->end);
     for (i = 0; i < n && first + i < space->end &&
            !bitmap_test (&space->used, first + i); i++)
@@ -272,10 +279,24 @@ space_reserve_table (struct space *space, uint64_t n, struct space_run *run)
 
   pthread_mutex_lock (&space->lock);
   r = take_end (space, n, true, run);
-  if (r == -ENOSPC)
+  if (r == -ENOSPC && space->reuse)
     r = find_gap (space, n, run);
   if (r == 0)
     r = hand_out (space, true, run);
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
+int
+space_reserve_gap (struct space *space, uint64_t n, bool table,
+                   struct space_run *run)
+{
+  int r;
+
+  pthread_mutex_lock (&space->lock);
+  r = find_gap (space, n, run);
+  if (r == 0)
+    r = hand_out (space, table, run);
   pthread_mutex_unlock (&space->lock);
   return r;
 }
@@ -309,7 +330,7 @@ space_promise (struct space *space, size_t n)
   capacity = space->freed_capacity ? space->freed_capacity : PAGE_ROOM;
   while (capacity < need)
     capacity *= 2;
-  if (need > FREED_MAX && space->freed_n > 0 && !space->held)
+  if (need > FREED_MAX && space->freed_n > 0 && !is_held (space))
     r = -EBUSY;
   else if (capacity > space->freed_capacity) {
     freed = realloc (space->freed, capacity * sizeof *freed);
@@ -385,7 +406,7 @@ space_any_gone (struct space *space)
   bool any;
 
   pthread_mutex_lock (&space->lock);
-  any = space->gone > 0 && !space->held;
+  any = space->gone > 0 && !is_held (space);
   pthread_mutex_unlock (&space->lock);
   return any;
 }
@@ -417,7 +438,7 @@ space_wait (struct space *space, struct qed_request *request)
   int r = 0;
 
   pthread_mutex_lock (&space->lock);
-  if (space->freed_n > 0 && !space->held &&
+  if (space->freed_n > 0 && !is_held (space) &&
       space->base + space->used.count == space->end) {
     r = space->gone > 0 ? QED_WAIT : -EAGAIN;
     if (r == QED_WAIT)

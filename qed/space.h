@@ -61,6 +61,7 @@ struct space {
   size_t freed_n, gone, flushing, freed_capacity;
   size_t promised;              /* more that 'freed' has room for */
   bool held;                    /* for a check: what is freed is not reused */
+  bool broken;                  /* but is, since nothing else was left */
   struct bitmap recent;         /* while held: handed out since */
   struct wait_queue reclaimed;  /* who waits for some of them to be free */
 
@@ -118,6 +119,12 @@ int space_reserve (struct space *space, uint64_t want, struct space_run *run);
 /* Hand out exactly n neighbouring clusters for an L2 table. */
 int space_reserve_table (struct space *space, uint64_t n,
                          struct space_run *run);
+
+/* The same between what is in use, for a caller who knows that nothing else is,
+ * where the file can't become longer.  -ENOSPC.
+ */
+int space_reserve_gap (struct space *space, uint64_t n, bool table,
+                       struct space_run *run);
 
 /* Take back what was handed out and never published: no entry, in memory or
  * on disk, has ever named it, so it is free at once (O5 is about the others).
@@ -188,6 +195,13 @@ void space_cut_is_durable (struct space *space);
  */
 int space_hold (struct space *space);
 void space_release_hold (struct space *space);
+
+/* An allocation finds nothing: it may have what is held back, if there is any.
+ * True once; then a write-back and the reclaim have to come.  The check sees
+ * that what it looked at may have been used again.
+ */
+bool space_break_hold (struct space *space);
+bool space_hold_broken (struct space *space);
 
 /* Enter into 'into' what no entry need name though it is in use: what was
  * handed out while held, and what is freed.  -ENOMEM.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* Closing the gaps where a cluster of data can't be read: it stays, the others
- * are moved.
+ * are moved.  And storage that is full: a repair takes the gaps for its copies,
+ * and a check that keeps freed clusters from being used again gives way.
  */
 
 #include <errno.h>
@@ -143,6 +144,100 @@ test_in_a_window (void **state)
   assert_false (need_check ());
 }
 
+/* The copy of a shared cluster goes between what is in use. */
+static void
+test_repair_when_full (void **state)
+{
+  unsigned char byte;
+
+  (void) state;
+  make ();
+  fake->max = fake->length;
+  fake_poke64 (fake, TABLE + 8 * 20, AT (4));
+  assert_int_equal (repair (), 0);
+  assert_true (entry (20) != 0 && entry (20) != entry (4));
+  fake_peek (fake, &byte, 1, entry (4));
+  assert_int_equal (byte, 4);
+  fake_peek (fake, &byte, 1, entry (20));
+  assert_int_equal (byte, 4);
+  assert_true (fake->length == AT (6));
+  assert_false (need_check ());
+}
+
+static int
+check_online (void)
+{
+  struct qed_check_options check;
+  struct qed_check_result result;
+  int r;
+
+  qed_check_options_init (&check);
+  r = qed_check_online (image, &check, &result);
+  return r < 0 ? r : qed_check_exit_code (0, &result);
+}
+
+/* A write while a check runs, on full storage: it gets what was freed. */
+static void
+test_write_when_full (void **state)
+{
+  (void) state;
+  make ();
+  fake->length = fake->max = AT (8);
+  fake_poke64 (fake, TABLE + 8, AT (1));
+  fake_poke64 (fake, TABLE + 16, AT (2));
+  fake_poke64 (fake, TABLE + 24, AT (3));
+  start_image ();
+  assert_int_equal (write_byte (30 * CLUSTER, 1, 0), -ENOSPC);
+  assert_int_equal (space_hold (&image->space), 0);
+  assert_int_equal (sync_request (image, QED_OP_TRIM, NULL, CLUSTER,
+                                  4 * CLUSTER, 0), 0);
+  assert_false (space_hold_broken (&image->space));
+  assert_int_equal (write_byte (30 * CLUSTER, 1, 0), 0);
+  assert_true (space_hold_broken (&image->space));
+  expect_byte (30 * CLUSTER, 1);
+  space_release_hold (&image->space);
+  assert_int_equal (check_online (), 0);
+  assert_int_equal (close_image (), 0);
+  assert_true (entry (30) == AT (4));
+}
+
+/* The check that was in the way says so, and no nonsense. */
+static void *
+check_thread (void *result)
+{
+  *(int *) result = check_online ();
+  return NULL;
+}
+
+static void
+test_check_when_full (void **state)
+{
+  pthread_t thread;
+  int r;
+
+  (void) state;
+  make ();
+  fake->length = fake->max = AT (8);
+  fake_poke64 (fake, TABLE + 8, AT (1));
+  fake_poke64 (fake, TABLE + 16, AT (2));
+  fake_poke64 (fake, TABLE + 24, AT (3));
+  start_image ();
+  expect_byte (4 * CLUSTER, 4);         /* its page is cached: only the check
+                                         * reads the table */
+  fake_rule_add (fake, FAKE_READ, TABLE, TABLE + 1, 0, 1);
+  assert_int_equal (pthread_create (&thread, NULL, check_thread, &r), 0);
+  fake_wait_held (fake, 1);
+  assert_int_equal (sync_request (image, QED_OP_TRIM, NULL, CLUSTER,
+                                  4 * CLUSTER, 0), 0);
+  assert_int_equal (write_byte (30 * CLUSTER, 1, 0), 0);
+  fake_let_go (fake);
+  pthread_join (thread, NULL);
+  assert_int_equal (r, -ENOSPC);
+  assert_true (qed_writable (image));
+  assert_int_equal (check_online (), 0);
+  assert_int_equal (close_image (), 0);
+}
+
 int
 main (void)
 {
@@ -150,6 +245,9 @@ main (void)
     FAKE_IMAGE_TEST (test_all_readable),
     FAKE_IMAGE_TEST (test_one_is_not),
     FAKE_IMAGE_TEST (test_in_a_window),
+    FAKE_IMAGE_TEST (test_repair_when_full),
+    FAKE_IMAGE_TEST (test_write_when_full),
+    FAKE_IMAGE_TEST (test_check_when_full),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
