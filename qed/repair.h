@@ -65,9 +65,9 @@ int repair_copy_cluster (struct look *look,
 const struct walk_table *repair_wrong_table (const struct look *look,
                                              const struct qed_problem *problem);
 
-/* Reserve a cluster, or a table's clusters, which read as zeros; for a copy also
- * between what is in use, where the storage is full and it is known what that
- * is.
+/* Reserve a cluster, or a table's clusters, which read as zeros; for a copy
+ * also between what is in use, where the storage is full and it is known what
+ * that is.
  */
 int repair_reserve (struct qed_image *image, bool table,
                     struct space_run *run);
