@@ -403,7 +403,7 @@ repair_fiber (void *arg)
   check.fixed = fixed;
   sim_storage_disk = life.disk;
   r = qed_check (&options, &check, &result);
-  if (r == 0 && result.corruptions == 0 && result.leaks > 0) {
+  if (r == 0 && result.corruptions == 0 && result.leaks + result.free > 0) {
     check.repair = QED_REPAIR_LEAKS;    /* of tables that were lost */
     r = qed_check (&options, &check, &result);
   }
