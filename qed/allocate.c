@@ -120,12 +120,24 @@ wait_for_space (struct qed_image *image, struct qed_request *request)
   return r == 0 ? REQUEST_AGAIN : r;
 }
 
+/* There is no room at all, but for what a check holds back: it has to do
+ * without.
+ */
+static int
+take_held (struct qed_image *image, struct qed_request *request)
+{
+  return space_break_hold (&image->space)
+    ? request_wait_job (image, &image->want_flush, request) : -ENOSPC;
+}
+
 /* Space ran out within the file. */
 static int
 grow (struct qed_image *image, struct qed_request *request, uint64_t n)
 {
   int r = space_grow (&image->space, image->storage, n, request);
 
+  if (r == -ENOSPC)
+    r = take_held (image, request);
   if (r < 0)
     image_report (image, "growing the file from",
                   atomic_load (&image->space.length_bytes), r);
@@ -147,6 +159,8 @@ allocate_reserve (struct qed_image *image, struct qed_request *request,
 
   if (r == -EBUSY)
     return wait_for_space (image, request);
+  if (r == -ENOSPC)
+    return take_held (image, request);
   return r == -EAGAIN ? grow (image, request, want) : r;
 }
 
@@ -192,6 +206,8 @@ new_table (struct qed_image *image, struct qed_request *request,
     metadata_unlock_page (&image->metadata, page);
   if (r == -EAGAIN)
     return grow (image, request, n);
+  if (r == -ENOSPC)
+    return take_held (image, request);
   return r == 0 ? REQUEST_AGAIN : r;
 }
 
@@ -273,6 +289,8 @@ new_clusters (struct qed_image *image, struct qed_request *request,
     metadata_unlock_page (&image->metadata, page);
   if (r == -EBUSY)
     return wait_for_space (image, request);
+  if (r == -ENOSPC)
+    return take_held (image, request);
   return r == -EAGAIN ? grow (image, request, n) : r;
 }
 

@@ -160,7 +160,9 @@ int qed_check (const struct qed_options *options,
 
 /* Check an image that is open and started, while requests go on, and repair
  * it if asked to (no undo file, no dry run; leaks become free space that is
- * used next).  What is found is looked up again before it is told, so that
+ * used next).  While damage is known changes are refused; they go on when it is
+ * repaired.  Where the disk differs from what memory has of it nothing is
+ * repaired.  What is found is looked up again before it is told, so that
  * what changes meanwhile is no problem.  Waits; not on the loop; a request
  * thread of its own.  -EBUSY if a check of this image runs already.
  */

@@ -8,6 +8,8 @@
  *   tables that are there, all tables are packed at the front;  then data
  *   clusters, one into each gap that is left
  *
+ * A cluster that can't be read stays where it is, and others go around it.
+ *
  * A move is: copy, publish the new place, and the old one is freed in the
  * order of O5.  Each batch is settled (everything durable, freed clusters
  * reclaimed) before the next one uses what it freed.
@@ -16,12 +18,14 @@
 #include <config.h>
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "repair.h"
 
 #define BATCH_TABLES 64u
+#define STUCK_BYTES (UINT64_C (1) << 20) /* read at a time */
 
 /* A table and the place that is free for it. */
 struct table_move {
@@ -37,6 +41,7 @@ struct compact {
   bool pack;                    /* all tables go to the front */
   bool pack_next;               /* from the next batch on: within one, a place
                                  * would be given twice */
+  struct bitmap stuck;          /* data clusters that can't be read */
   struct bitmap taken;          /* windows of this batch */
   struct bitmap evicted;        /* data clusters that have to leave them */
   struct bitmap evicted_tables; /* the first clusters of tables that have to */
@@ -63,6 +68,33 @@ move_cluster (struct compact *c, const struct look_reference *ref,
   int r = repair_copy (c->image, ref->entry, to << c->bits, g->cluster_size);
 
   return r < 0 ? r : repair_amend (c->image, &a);
+}
+
+/* Whether it is that a cluster can't be read that kept it from being moved:
+ * then it is named, and 0.
+ */
+static int
+leave_stuck (struct compact *c, const struct look_reference *ref, int error)
+{
+  uint64_t size = c->image->geometry.cluster_size, at, n;
+  struct storage *s = c->image->storage;
+  unsigned char *buf = malloc (STUCK_BYTES);
+  int r = buf ? 0 : -ENOMEM;
+  bool was;
+
+  for (at = 0; at < size && r == 0; at += n) {
+    n = size - at < STUCK_BYTES ? size - at : STUCK_BYTES;
+    r = s->ops->pread (s, buf, n, ref->entry + at);
+  }
+  free (buf);
+  if (r == 0 || r == -ENOMEM)
+    return error;
+  log_warning (&c->image->options.log, "%s: the cluster at file offset 0x%"
+               PRIx64 " (guest offset 0x%" PRIx64 ") cannot be read: %s: it "
+               "stays where it is, and the file may not become as short as "
+               "it could", c->image->path, ref->entry,
+               ref->cluster << c->bits, strerror (-r));
+  return bitmap_set (&c->stuck, ref->entry >> c->bits, &was);
 }
 
 /* The holes of a table need not be copied: its new place reads as zeros. */
@@ -141,7 +173,7 @@ obstacle_at (struct compact *c, uint64_t cluster)
   struct space *space = &c->image->space;
 
   if (in_l1 (c, cluster) || bitmap_test (&space->tables, cluster) ||
-      bitmap_test (&c->taken, cluster))
+      bitmap_test (&c->taken, cluster) || bitmap_test (&c->stuck, cluster))
     return TABLE;
   return bitmap_test (&space->used, cluster) ? DATA : NOTHING;
 }
@@ -205,12 +237,22 @@ compare_l1_index (const void *a, const void *b)
   return s->l1_index < t->l1_index ? -1 : s->l1_index > t->l1_index;
 }
 
-/* Where the next table is packed; never over L1. */
+/* Where the next table is packed; never over L1, or what can't be moved. */
 static uint64_t
-next_packed (const struct compact *c, uint64_t at)
+next_packed (struct compact *c, uint64_t at)
 {
-  return at < c->l1 + c->table_clusters && c->l1 < at + c->table_clusters
-    ? c->l1 + c->table_clusters : at;
+  uint64_t stuck, end;
+
+  for (;;) {
+    end = at + c->table_clusters;
+    stuck = bitmap_next_set (&c->stuck, at, end);
+    if (at < c->l1 + c->table_clusters && c->l1 < end)
+      at = c->l1 + c->table_clusters;
+    else if (stuck < end)
+      at = stuck + 1;
+    else
+      return at;
+  }
 }
 
 /* Where a table should be: UINT64_MAX if it may stay. */
@@ -245,8 +287,13 @@ evict_data (struct compact *c)
 
   for (i = 0; i < look->reference_count && r == 0; i++) {
     r = repair_reserve (c->image, false, &run);
-    if (r == 0)
-      r = move_cluster (c, &look->references[i], run.first);
+    if (r < 0)
+      break;
+    r = move_cluster (c, &look->references[i], run.first);
+    if (r < 0) {
+      r = leave_stuck (c, &look->references[i], r);
+      space_release (&c->image->space, &run);
+    }
   }
   return r;
 }
@@ -375,7 +422,8 @@ find_high (struct compact *c, uint64_t end, struct bitmap *high)
 
   while ((i = bitmap_next_set (&space->used, i, space->end)) < space->end &&
          r == 0) {
-    if (!bitmap_test (&space->tables, i) && !in_l1 (c, i))
+    if (!bitmap_test (&space->tables, i) && !in_l1 (c, i) &&
+        !bitmap_test (&c->stuck, i))
       r = bitmap_set (high, i, &was);
     i++;
   }
@@ -397,6 +445,10 @@ fill_gaps (struct compact *c, uint64_t end)
     r = occupy (c, gap, 1);
     if (r == 0)
       r = move_cluster (c, &look->references[i], gap);
+    if (r < 0) {
+      r = leave_stuck (c, &look->references[i], r);
+      bitmap_clear (&c->image->space.used, gap);
+    }
     if (r == 0)
       r = qed_progress_tell (&look->options->progress, i,
                              look->reference_count);
@@ -443,6 +495,7 @@ compact_run (struct look *look)
 
   if (image->space.end == compact_end (&c))
     return 0;
+  bitmap_init (&c.stuck);
   r = move_tables (&c);
   while (r == 0 && any) {
     gaps = image->space.end - compact_end (&c);
@@ -451,5 +504,6 @@ compact_run (struct look *look)
     gaps_before = gaps;
     r = move_data (&c, &any);
   }
+  bitmap_destroy (&c.stuck);
   return r;
 }

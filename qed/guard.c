@@ -3,6 +3,7 @@
 #include <config.h>
 
 #include <sched.h>
+#include <time.h>
 
 #include "guard.h"
 #include "yield.h"
@@ -82,4 +83,23 @@ guard_passed (struct guards *guards, uint64_t mark)
       return false;
   }
   return true;
+}
+
+static void
+wait_a_little (void)
+{
+#ifdef QED_SIM
+  sim_yield ("guard-wait");
+#else
+  nanosleep (&(struct timespec) { .tv_nsec = 1000000 }, NULL);
+#endif
+}
+
+void
+guard_wait (struct guards *guards)
+{
+  uint64_t mark = guard_mark (guards);
+
+  while (!guard_passed (guards, mark))
+    wait_a_little ();
 }

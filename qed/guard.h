@@ -36,4 +36,9 @@ void guard_leave (struct guards *guards, unsigned slot);
 uint64_t guard_mark (struct guards *guards);
 bool guard_passed (struct guards *guards, uint64_t mark);
 
+/* Wait until every guard is gone that was entered before the call: without
+ * one, not on the loop.
+ */
+void guard_wait (struct guards *guards);
+
 #endif /* QED_GUARD_H */

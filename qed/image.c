@@ -98,21 +98,21 @@ image_damage (struct qed_image *image, const char *fmt, ...)
     log_error (&image->options.log, "%s: damaged: %s", image->path, text);
   }
   if (!atomic_exchange (&image->damaged, true) && !image->read_only)
-    log_error (&image->options.log, "%s: no more writes are accepted: stop "
-               "the server and check the image (qedctl check)",
+    log_error (&image->options.log, "%s: no more writes are accepted until "
+               "the image is repaired (qedctl check --repair)",
                image->path);
   image_refuse (image, EROFS);
 }
 
 /* EIO, after a failed sync, stays. */
 void
-image_mended (struct qed_image *image, struct space *seen)
+image_mended (struct qed_image *image)
 {
   int damage = EROFS;
 
-  if (space_enter_all (&image->space, seen) == 0)
-    space_complete (&image->space);
+  atomic_store (&image->space.frozen_bytes, UINT64_MAX);
   atomic_store (&image->damaged, false);
+  atomic_store (&image->reports, 0);
   if (!image->read_only)
     atomic_compare_exchange_strong (&image->refuse, &damage, 0);
   log_warning (&image->options.log, "%s: repaired: writes are accepted again",

@@ -183,10 +183,8 @@ void image_refuse (struct qed_image *image, int error);
 void image_damage (struct qed_image *image, const char *fmt, ...)
   __attribute__ ((format (printf, 2, 3)));
 
-/* A repair found that nothing is wrong any more: changes go on.  'seen' is what
- * it found to be in use, which the opening scan may not have seen.
- */
-void image_mended (struct qed_image *image, struct space *seen);
+/* A repair found that nothing is wrong any more: changes go on. */
+void image_mended (struct qed_image *image);
 
 /* A sync failed: nothing may be reported durable any more (O8). */
 void image_fail (struct qed_image *image, const char *step, int error);

@@ -45,7 +45,10 @@ struct look {
   bool more;                    /* than there is room for */
   bool losses_told;             /* all that a repair loses was told */
   uint64_t counts[QED_PROBLEM_CODES];
-  uint64_t length;              /* of the file, then */
+  uint64_t length;              /* of the file, then, or of what counts of
+                                 * it: space_reach */
+  bool orphans;                 /* L1 or a table was wrong, so that what is
+                                 * not entered may be what it named */
   uint64_t floor;               /* nothing below this cluster is handed out,
                                  * in use or not */
   bool sound;                   /* nothing at all was wrong */
@@ -72,8 +75,11 @@ struct look {
 int look_run (struct look *look);
 void look_free (struct look *look);
 
-/* From now on nothing is written to what lies behind the end of use, as far as
- * the file goes; or, if it can't grow, the data in it.
+/* Note one that was found, or only count it if there is no room. */
+void look_add_problem (struct look *look, const struct qed_problem *problem);
+
+/* There are orphans: from now on nothing is written to what lies behind the
+ * end of use, as far as the file goes; or, if it can't grow, the data in it.
  */
 void look_keep_tail (struct look *look);
 
@@ -92,6 +98,8 @@ void look_table_range (const struct look *look, uint64_t l1_index,
  * -EIO if some tables can't be read now.
  */
 int look_references (struct look *look, const struct bitmap *wanted);
+
+/* ---- look-data.c ---- */
 
 /* Find the leaks, by the last look: 'leak' (may be NULL) for each run of
  * them.  Adds to the counts of leaked and free clusters.

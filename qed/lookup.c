@@ -26,7 +26,7 @@ request_check_l1 (struct qed_image *image, uint64_t l1_index, uint64_t entry,
     return 0;
   if (!(entry & ENTRY_DAMAGED))
     class = format_classify_l1 (&image->geometry, entry,
-                                atomic_load (&image->space.length_bytes));
+                                space_table_reach (&image->space, entry));
   if (class == FORMAT_ALLOCATED)
     return 0;
   image_damage (image, "L1 entry %" PRIu64 " (file offset 0x%" PRIx64
@@ -48,7 +48,7 @@ check_l2 (struct qed_image *image, uint64_t at, uint64_t entry)
 
   if (!(entry & ENTRY_DAMAGED))
     class = format_classify_l2 (&image->geometry, entry,
-                                atomic_load (&image->space.length_bytes));
+                                space_reach (&image->space));
   text = format_entry_to_text (class);
   if (class == FORMAT_ALLOCATED) {
     if (!space_is_table (&image->space, image_cluster (image, entry))) {

@@ -399,6 +399,7 @@ metadata_forget (struct metadata *md)
   struct page *page;
   unsigned way;
   size_t i;
+  int r = 0;
 
   if (metadata_dirty (md, METADATA_L1) + metadata_dirty (md, METADATA_L2) > 0)
     return -EBUSY;
@@ -407,14 +408,16 @@ metadata_forget (struct metadata *md)
     pthread_mutex_lock (set_lock (md, i));
     for (way = 0; way < WAYS; way++) {
       page = &set->pages[way];
-      if (page->state == PAGE_VALID) {
+      if (page->dirty || page->writing)
+        r = -EBUSY;
+      else if (page->state == PAGE_VALID) {
         atomic_fetch_add_explicit (&page->seq, 1, memory_order_acq_rel);
         drop_page (set, page);
       }
     }
     pthread_mutex_unlock (set_lock (md, i));
   }
-  return 0;
+  return r;
 }
 
 /* ---- Write-back ---- */

@@ -140,8 +140,9 @@ void page_copy (const struct page *page, unsigned char *buf);
 void page_publish (struct metadata *md, struct page *page, unsigned index,
                    uint64_t entry);
 
-/* Drop every page, so that all is read anew; no one else may use them, and
- * none may be dirty (-EBUSY).
+/* Drop every page, so that all is read anew.  None may be dirty or on its way
+ * to the disk (-EBUSY), and no one else may change any; others may look up.  A
+ * page that is just being read stays.
  */
 int metadata_forget (struct metadata *md);
 

@@ -10,10 +10,31 @@
  * two entries name is shared for certain; what else looks wrong may have
  * changed since it was read, and is looked up again before it is told.
  *
- * Where damage is found, changes are refused (image_damage).  So a repair can
- * copy a shared cluster apart, when the writes that were under way have ended.
- * Damage of L1, and tables that overlap, are left to the repair of the closed
- * image: pages of such tables are cached under more than one address.
+ * Where damage is found, changes are refused (image_damage).  A repair is made
+ * in that state, by the rounds of a closed image's (repair.h):
+ *
+ *   CHANGES   clients change entries; pages may be dirty
+ *      | damage is found: refused from here on
+ *   REFUSED   requests that were let in before may be under way
+ *      | older guards gone (they hold one from the test to the end)
+ *   QUIET     no one changes an entry or writes data; pages may be dirty
+ *      | write-back, all of it
+ *   SETTLED   memory and disk are the same
+ *      | older guards gone -> every page is forgotten -> look
+ *   KNOWN     the look is what is so; a table that is linked in two places, or
+ *      |      overlaps, is cached nowhere with a value that was changed
+ *      | one kind of problem is mended, by amendments through the gate (O1)
+ *      +---> SETTLED (O3, O4: content, then L2, then L1)
+ *      | nothing is left
+ *   CHANGES
+ *
+ * Of the guards the second wait matters: a lookup that has the old L1 entry
+ * may still be reading its table into the cache.  Reads never wait for any of
+ * this.  Copies are made beside the gate, as no one changes what is copied.
+ * In-place writes are changes here: they are refused with the others, so that
+ * it can't be seen whether two cached pages are one on disk.
+ *
+ * If the repair fails the image stays refused, with whatever was mended.
  *
  * On the caller's thread.
  */
@@ -284,60 +305,72 @@ free_leak (struct look *look, const struct qed_problem *problem)
                "next");
 }
 
-/* Requests that are at work have ended, or wait. */
-static void
-wait_for_guards (struct qed_image *image)
-{
-  uint64_t mark = guard_mark (&image->guards);
-
-  while (!guard_passed (&image->guards, mark))
-    nanosleep (&(struct timespec) { .tv_nsec = 1000000 }, NULL);
-}
-
-/* What seems to be a table may be data: nothing of that is changed here. */
-static bool
-is_in_noise (const struct look *look, uint64_t where)
-{
-  const struct walk_table *table = look_table_at (look, where);
-
-  return table && table->noise;
-}
-
-static bool
-is_for_online (const struct look *look, const struct qed_problem *problem)
-{
-  return problem->code >= QED_PROBLEM_L2_PAST_END &&
-    problem->code <= QED_PROBLEM_CLUSTER_SHARED &&
-    repair_wrong_table (look, problem) == NULL &&
-    !is_in_noise (look, problem->where);
-}
-
-static int
-mend (struct online *online, const struct qed_problem *problem)
-{
-  int r = problem->code == QED_PROBLEM_CLUSTER_SHARED
-    ? repair_copy_cluster (&online->look, problem)
-    : repair_drop_entry (&online->look, problem, online->result);
-
-  return r == -ESTALE ? 0 : r;
-}
-
+/* The tables as they are when no client changes them any more.  What is lost is
+ * told by this look, which knows where a table is linked twice.
+ */
 static int
 mend_all (struct online *online)
 {
   struct look *look = &online->look;
-  size_t i;
-  int r = 0;
+  uint64_t unreadable = look->counts[QED_PROBLEM_DATA_UNREADABLE];
+  int r = repair_settle (look);
 
-  wait_for_guards (look->image);        /* writes are refused by now */
-  for (i = 0; i < look->count && r == 0; i++)
-    if (is_for_online (look, &look->problems[i]))
-      r = mend (online, &look->problems[i]);
-  return r == 0 ? qed_request_sync (look->image, QED_OP_FLUSH, NULL, 0, 0, 0)
-    : r;
+  if (r == 0)
+    repair_tell_losses (look, online->result);
+  if (r == 0)
+    r = repair_mend (look, online->result);
+  look->counts[QED_PROBLEM_DATA_UNREADABLE] = unreadable;
+  return r;
+}
+
+static void
+leave_leak (struct look *look, const struct qed_problem *problem)
+{
+  (void) look;
+  (void) problem;
+}
+
+/* Another program writes to the file, or the storage or the memory is faulty:
+ * forgetting what memory has would decide which of the two is right.
+ */
+static bool
+is_beyond_us (const struct look *look)
+{
+  if (look->counts[QED_PROBLEM_PAGE_DIFFERS] == 0)
+    return false;
+  log_error (&look->image->options.log, "%s: nothing is repaired while the "
+             "image is served: pages of tables differ between memory and "
+             "disk, and which of them is right can't be known here: find the "
+             "cause, then stop the server and check the closed image",
+             look->image->path);
+  return true;
+}
+
+/* Whether the tables are as they should be. */
+static bool
+is_sound (const struct look *look)
+{
+  return !look->more &&
+    look->count <= look->counts[QED_PROBLEM_DATA_UNREADABLE];
 }
 
 /* ---- The whole ---- */
+
+/* What was freed has been used again while its old entry may have been seen:
+ * two things would seem to be in one place.
+ */
+static int
+refuse_broken (const struct look *look)
+{
+  struct qed_image *image = look->image;
+
+  if (!space_hold_broken (&image->space))
+    return 0;
+  log_error (&image->options.log, "%s: the check was given up: the storage is "
+             "full, and what it kept from being used again was needed: make "
+             "room, then check again", image->path);
+  return -ENOSPC;
+}
 
 static int
 look_online (struct online *online, bool aloud)
@@ -346,6 +379,8 @@ look_online (struct online *online, bool aloud)
   size_t tables;
   int r = look_run (look);
 
+  if (r == 0)
+    r = refuse_broken (look);
   if (r < 0)
     return r;
   look_again (online);
@@ -360,26 +395,34 @@ look_online (struct online *online, bool aloud)
   return r;
 }
 
+/* As of a closed image: where L1 or a table was wrong, what nothing refers to
+ * stays until someone asks for that alone.
+ */
 static int
 repair_online (struct online *online)
 {
   struct look *look = &online->look;
+  struct qed_image *image = look->image;
   struct qed_check_result first = *online->result;
+  bool all = online->options->repair == QED_REPAIR_ALL, known;
   int r = 0;
 
-  if (online->options->repair == QED_REPAIR_ALL && look->count > 0) {
+  if (is_beyond_us (look))
+    return 0;
+  if (atomic_load (&image->damaged) && (all || is_sound (look)))
     r = mend_all (online);
-    if (r == 0)
-      r = look_online (online, false);
-  }
+  known = look->leaks_known && !look->orphans;
   if (r == 0)
-    r = find_leaks (online, free_leak);
+    r = find_leaks (online, known ? free_leak : leave_leak);
   check_fill_result (look, online->result);
-  if (r == 0)
-    check_count_fixed (&first, online->result);
-  if (r == 0 && look->count == 0 && atomic_load (&look->image->damaged))
-    image_mended (look->image, &online->space);
-  return r;
+  if (r < 0)
+    return r;
+  check_count_fixed (&first, online->result);
+  if (is_sound (look) && known)
+    space_complete (&image->space);
+  if (is_sound (look) && atomic_load (&image->damaged))
+    image_mended (image);
+  return 0;
 }
 
 static int
@@ -422,7 +465,7 @@ qed_check_online (struct qed_image *image,
   online.look.space = &online.space;
   r = space_hold (&image->space);
   if (r == 0) {
-    wait_for_guards (image);    /* what was reserved before is named now */
+    guard_wait (&image->guards);        /* what was reserved is named now */
     r = check (&online);
     space_release_hold (&image->space);
     image_kick (image);

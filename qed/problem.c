@@ -137,9 +137,9 @@ static const struct qed_problem_kind kinds[] = {
     "They take space in the file and hold nothing that the disk can reach, as "
     "a crash leaves them. While L1 or a table is wrong nothing counts as "
     "leaked, since it may be what the entry should name, and the repair of "
-    "that damage leaves it in the file for the next one. Repair of a closed image moves the last clusters "
-    "into the gaps and cuts the file; a server uses them for what is written "
-    "next.",
+    "that damage leaves it in the file for the next one. Repair of a closed "
+    "image moves the last clusters into the gaps and cuts the file; a server "
+    "uses them for what is written next.",
   },
   [QED_PROBLEM_FREE] = {
     "free", QED_SEVERITY_NOTE,

@@ -6,7 +6,8 @@
  *   the scan ends -> what was found is weighed
  *     nothing wrong, or entries beyond the end of the file that must be debris
  *       of a crash: their old values are saved and logged, the entries are
- *       dropped; make-clean then clears NEED_CHECK (O7)
+ *       dropped, and what leaked is punched; make-clean then cuts the tail and
+ *       clears NEED_CHECK (O7)
  *     anything else: it is named, nothing is touched, changes are refused
  *
  * An entry beyond the end is debris only without a backing file, or behind its
@@ -27,6 +28,12 @@
 #include "check.h"
 #include "image.h"
 #include "undo.h"
+
+/* A client's open waits for the repair: what leaks beyond that is not punched,
+ * but used for what is written next, all the same.
+ */
+#define PUNCH_SECONDS 1.
+#define PUNCH_BYTES (UINT64_C (16) << 20)       /* at a time */
 
 /* More can't be the debris of one crash: it is no longer certain. */
 #define DROPS_MAX 65536u
@@ -130,8 +137,8 @@ recover_weigh (struct recover *recover)
     return true;
   give_up (recover);
   log_error (&image->options.log, "%s: was not closed cleanly and is damaged "
-             "in a way that a server must not decide about: it is served "
-             "read-only; stop the server and run qedctl check --repair",
+             "in a way that a server must not decide about by itself: it is "
+             "served read-only until it is repaired (qedctl check --repair)",
              image->path);
   return false;
 }
@@ -142,12 +149,14 @@ static int save_old_values (struct job *job);
 static int drop_entries (struct job *job);
 static int write_back (struct job *job);
 static int go_on (struct job *job);
+static int punch_leaks (struct job *job);
 
 static const struct job_step recover_steps[] = {
   { "save-old-values",  save_old_values },
   { "drop-entries",     drop_entries },
   { "write-back",       write_back },
   { "go-on",            go_on },        /* if the cache was too small */
+  { "punch-leaks",      punch_leaks },  /* O5: nothing names them */
   { NULL, NULL }
 };
 
@@ -177,7 +186,7 @@ save_sectors (struct recover *recover, struct undo_file *undo)
     if (r == 0)
       r = undo_file_add (undo, at, sizeof sector, sector);
   }
-  return r == 0 ? undo_file_sync (undo) : r;
+  return r == 0 ? undo_file_finish (undo) : r;
 }
 
 static void
@@ -201,7 +210,8 @@ static int
 make_undo_file (struct recover *recover, const char *path)
 {
   struct undo_file undo = { .fd = -1 };
-  int r = undo_file_create (&undo, path, recover->image->storage);
+  int r = undo_file_create (&undo, path, recover->image->storage,
+                            UNDO_F_ENTRIES);
 
   if (r == 0) {
     r = save_sectors (recover, &undo);
@@ -343,6 +353,8 @@ go_on (struct job *job)
   return recover->dropped < recover->count ? JOB_AGAIN : JOB_NEXT;
 }
 
+/* ---- punch-leaks ---- */
+
 /* What nothing refers to may belong to a table whose L1 entry was dropped: as
  * long as the image is open it is not reused, so that undo finds it.
  */
@@ -355,6 +367,68 @@ dropped_table (const struct recover *recover)
     if (recover->drops[i].code == QED_PROBLEM_L1_PAST_END)
       return true;
   return false;
+}
+
+/* The next range of clusters that are free though data may be in it. */
+static bool
+next_leak (struct qed_image *image, uint64_t *at, uint64_t *start,
+           uint64_t *end)
+{
+  uint64_t size = image->geometry.cluster_size, first, last, limit, piece;
+  unsigned bits = image->geometry.cluster_bits;
+  struct space *space = &image->space;
+  struct storage *s = image->storage;
+
+  for (;; *at = last) {
+    pthread_mutex_lock (&space->lock);
+    limit = space->end;
+    first = bitmap_next_clear (&space->used, *at, limit);
+    last = bitmap_next_set (&space->used, first, limit);
+    pthread_mutex_unlock (&space->lock);
+    if (first >= limit ||
+        s->ops->next_data (s, first << bits, start, end) < 0 ||
+        *start == UINT64_MAX)
+      return false;
+    if (*start < first << bits)
+      *start = first << bits;
+    if (*end > last << bits)
+      *end = last << bits;
+    piece = (*start & -size) + (size > PUNCH_BYTES ? size : PUNCH_BYTES);
+    if (*end > piece)
+      *end = piece;
+    if (*end > *start)
+      break;
+  }
+  *at = (*end + size - 1) >> bits;
+  return true;
+}
+
+/* Changes wait, so that nothing is handed out meanwhile. */
+static void
+punch_work (struct loop_work *work)
+{
+  struct recover *recover = (struct recover *)
+    ((char *) work - offsetof (struct recover, work));
+  struct qed_image *image = recover->image;
+  struct storage *s = image->storage;
+  uint64_t at = image->space.base, start, end, bytes = 0;
+  double until = loop_now () + PUNCH_SECONDS;
+
+  while (loop_now () < until && next_leak (image, &at, &start, &end) &&
+         s->ops->punch (s, start, end - start) == 0)
+    bytes += end - start;
+  if (bytes > 0)
+    log_warning (&image->options.log, "%s: leaked clusters are free again: %"
+                 PRIu64 " bytes were given back", image->path, bytes);
+  recover->result = 0;
+}
+
+static int
+punch_leaks (struct job *job)
+{
+  struct recover *recover = recover_of (job);
+
+  return dropped_table (recover) ? JOB_NEXT : run_work (recover, punch_work);
 }
 
 static void

@@ -132,13 +132,15 @@ repair_table (struct look *look, const struct qed_problem *problem,
 
   if (table.valid == 0)
     return drop_table (look, problem, &table, result);
-  r = repair_reserve (look->image, true, &run);
+  r = repair_reserve_copy (look, true, &run);
   if (r == 0)
     r = copy_table (&filter, run.first << g->cluster_bits);
   if (r < 0)
     return r;
   a = amend_problem (look->image, problem, run.first << g->cluster_bits);
   r = repair_amend (look->image, &a);
+  if (r == -ESTALE)
+    space_release (&look->image->space, &run);
   if (r < 0)
     return r;
   repair_tell (look, problem, "what is valid was copied to a table of its "

@@ -82,6 +82,22 @@ repair_reserve (struct qed_image *image, bool table, struct space_run *run)
 }
 
 int
+repair_reserve_copy (const struct look *look, bool table,
+                     struct space_run *run)
+{
+  struct qed_image *image = look->image;
+  struct storage *s = image->storage;
+  unsigned bits = image->geometry.cluster_bits;
+  uint64_t n = table ? image->geometry.table_bytes >> bits : 1;
+  int r = repair_reserve (image, table, run);
+
+  if (r != -ENOSPC || look->orphans || !look->leaks_known)
+    return r;
+  r = space_reserve_gap (&image->space, n, table, run);
+  return r == 0 ? s->ops->zero (s, run->first << bits, n << bits) : r;
+}
+
+int
 repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
              uint64_t count)
 {
@@ -100,19 +116,46 @@ repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
   return r;
 }
 
+/* No request holds anything that was looked up before, or writes: what memory
+ * has of tables is what the disk has.
+ */
+static int
+settle_served (struct qed_image *image)
+{
+  int r;
+
+  guard_wait (&image->guards);
+  r = qed_request_sync (image, QED_OP_FLUSH, NULL, 0, 0, 0);
+  guard_wait (&image->guards);
+  return r;
+}
+
+/* What reads and the repair itself go by from here on. */
+static int
+adopt_look (struct look *look)
+{
+  if (!look->leaks_known && !look->orphans)
+    look_keep_tail (look);
+  return space_adopt (&look->image->space, look->space, !look->orphans);
+}
+
 /* Write back what was changed and wait for the freed clusters; what the tables
  * are is then read anew.  NEED_CHECK stays.
  */
 int
 repair_settle (struct look *look)
 {
+  struct qed_image *image = look->image;
   int r;
 
-  atomic_store (&look->image->damaged, true);
-  r = qed_request_sync (look->image, QED_OP_CLEAN, NULL, 0, 0, 0);
+  atomic_store (&image->damaged, true);
+  r = look->online ? settle_served (image)
+    : qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0);
   if (r == 0)
-    r = metadata_forget (&look->image->metadata);
-  return r == 0 ? look_run (look) : r;
+    r = metadata_forget (&image->metadata);
+  if (r == 0)
+    r = look_run (look);
+  return r == 0 && look->online ? adopt_look (look) : r;
 }
 
 /* ---- 1. Tables that are none ---- */
@@ -166,7 +209,7 @@ repair_copy_cluster (struct look *look, const struct qed_problem *problem)
   const struct format_geometry *g = &image->geometry;
   struct space_run run;
   struct amendment a;
-  int r = repair_reserve (image, false, &run);
+  int r = repair_reserve_copy (look, false, &run);
 
   if (r == 0)
     r = repair_copy (image, problem->value, run.first << g->cluster_bits,
@@ -177,6 +220,8 @@ repair_copy_cluster (struct look *look, const struct qed_problem *problem)
   r = repair_amend (image, &a);
   if (r == 0)
     repair_tell (look, problem, "copied to a cluster of its own");
+  else if (r == -ESTALE)
+    space_release (&image->space, &run);
   return r;
 }
 
@@ -246,6 +291,21 @@ open_gaps (struct look *look)
     space_complete (&look->image->space);
 }
 
+/* Clients read meanwhile.  While tables are copied, wrong entries of those that
+ * were not copied yet are still there: the file's growth must not make them
+ * valid.
+ */
+static void
+freeze (struct look *look, const struct mending *mending)
+{
+  _Atomic uint64_t *frozen = &look->image->space.frozen_bytes;
+
+  if (look->online && mending->mend == repair_table)
+    atomic_store (frozen, look->length);
+  else if (mending->mend == copy_cluster)
+    atomic_store (frozen, UINT64_MAX);
+}
+
 /* Mend all of one kind, then look again. */
 static int
 mend_all (struct look *look, const struct mending *mending,
@@ -255,6 +315,7 @@ mend_all (struct look *look, const struct mending *mending,
   int r = 0;
 
   open_gaps (look);
+  freeze (look, mending);
   for (i = 0; i < look->count && r == 0; i++) {
     if (!mending->concerns (look, &look->problems[i]))
       continue;
@@ -267,8 +328,8 @@ mend_all (struct look *look, const struct mending *mending,
   return r == 0 ? repair_settle (look) : r;
 }
 
-static int
-mend_corruptions (struct look *look, struct qed_check_result *result)
+int
+repair_mend (struct look *look, struct qed_check_result *result)
 {
   const struct mending *mending;
   unsigned round = 0;
@@ -392,7 +453,7 @@ repair (struct look *look, struct qed_check_result *result)
   if (!leaks_known)
     look_keep_tail (look);
   if (look->options->repair == QED_REPAIR_ALL)
-    r = mend_corruptions (look, result);
+    r = repair_mend (look, result);
   if (r == 0 && leaks_known)
     r = mend_leaks (look);
   if (r == 0)

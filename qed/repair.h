@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* The repair of an image that no one else uses.  In rounds, each of which
- * looks at all tables and then mends one kind of problem:
+/* The repair of an image.  In rounds, each of which looks at all tables and
+ * then mends one kind of problem:
  *
  *   1. tables that lie in clusters of data, and are none, are unlinked
  *   2. entries that can't be right lose their value
@@ -11,6 +11,9 @@
  *
  * All of it under NEED_CHECK and in the order of the write-back, so that a
  * crash leaves an image that another repair finishes.  Not on the loop.
+ *
+ * Either no one else uses the image; or it is being served, and clients read
+ * while damage is known and their changes are refused (online.c).
  */
 
 #ifndef QED_REPAIR_H
@@ -31,6 +34,9 @@ int repair_open (const struct qed_options *options,
  */
 int repair_run (struct look *look, struct qed_check_result *result);
 
+/* The first four kinds.  Where the image is served, after repair_settle. */
+int repair_mend (struct look *look, struct qed_check_result *result);
+
 /* Tell of an action. */
 void repair_tell (const struct look *look, const struct qed_problem *problem,
                   const char *action);
@@ -38,7 +44,9 @@ void repair_tell (const struct look *look, const struct qed_problem *problem,
 /* Change an entry in the order of the write-back. */
 int repair_amend (struct qed_image *image, const struct amendment *amendment);
 
-/* Make all that was changed durable, then look again. */
+/* Make all that was changed durable, forget what is cached, look again; of an
+ * image that is served also what its space knows is brought up to date.
+ */
 int repair_settle (struct look *look);
 
 /* Copy bytes of the file, not overlapping. */
@@ -57,9 +65,14 @@ int repair_copy_cluster (struct look *look,
 const struct walk_table *repair_wrong_table (const struct look *look,
                                              const struct qed_problem *problem);
 
-/* Reserve a cluster, or a table's clusters, which read as zeros. */
+/* Reserve a cluster, or a table's clusters, which read as zeros; for a copy
+ * also between what is in use, where the storage is full and it is known what
+ * that is.
+ */
 int repair_reserve (struct qed_image *image, bool table,
                     struct space_run *run);
+int repair_reserve_copy (const struct look *look, bool table,
+                         struct space_run *run);
 
 /* ---- check.c ---- */
 

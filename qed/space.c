@@ -50,6 +50,7 @@ space_init (struct space *space, const struct format_geometry *geometry,
   space->cluster_size = geometry->cluster_size;
   space->can_grow = storage->can_grow;
   pthread_mutex_init (&space->lock, NULL);
+  atomic_init (&space->frozen_bytes, UINT64_MAX);
   bitmap_init (&space->used);
   bitmap_init (&space->tables);
   bitmap_init (&space->recent);
@@ -143,35 +144,6 @@ space_check_sparse (const struct space *space)
   return too_sparse (&space->used) ? -EFBIG : 0;
 }
 
-static int
-enter_bitmap (struct bitmap *into, struct bitmap *from, uint64_t limit)
-{
-  uint64_t i = 0;
-  bool was;
-  int r = 0;
-
-  while (r == 0 && (i = bitmap_next_set (from, i, limit)) < limit)
-    r = bitmap_set (into, i++, &was);
-  return r;
-}
-
-int
-space_enter_all (struct space *space, struct space *from)
-{
-  int r = 0;
-
-  pthread_mutex_lock (&space->lock);
-  if (!space->reuse) {
-    if (space->end < from->end)
-      space->end = from->end;
-    r = enter_bitmap (&space->used, &from->used, from->end);
-    if (r == 0)
-      r = enter_bitmap (&space->tables, &from->tables, from->end);
-  }
-  pthread_mutex_unlock (&space->lock);
-  return r;
-}
-
 void
 space_complete (struct space *space)
 {
@@ -194,6 +166,13 @@ space_keep_all (struct space *space)
 }
 
 /* ---- Allocation ---- */
+
+/* Whether what is freed must wait for the end of a check. */
+static bool
+is_held (const struct space *space)
+{
+  return space->held && !space->broken;
+}
 
 /* Find a free run below 'end'.  With the lock held. */
 static bool
@@ -264,7 +243,7 @@ space_reserve (struct space *space, uint64_t want, struct space_run *run)
 
   pthread_mutex_lock (&space->lock);
   if (!find_free (space, want, run))
-    r = space->reuse && space->freed_n > 0 && !space->held ? -EBUSY
+    r = space->reuse && space->freed_n > 0 && !is_held (space) ? -EBUSY
       : take_end (space, want, false, run);
   if (r == 0)
     r = hand_out (space, false, run);
@@ -272,13 +251,13 @@ space_reserve (struct space *space, uint64_t want, struct space_run *run)
   return r;
 }
 
-/* Storage that can't grow: a gap of n free clusters.  With the lock held. */
+/* A gap of n free clusters.  With the lock held. */
 static int
 find_gap (struct space *space, uint64_t n, struct space_run *run)
 {
   uint64_t first = space->base, i;
 
-  while (space->reuse && first < space->end) {
+  while (first < space->end) {
     first = bitmap_next_clear (&space->used, first, space->end);
     for (i = 0; i < n && first + i < space->end &&
            !bitmap_test (&space->used, first + i); i++)
@@ -300,10 +279,24 @@ space_reserve_table (struct space *space, uint64_t n, struct space_run *run)
 
   pthread_mutex_lock (&space->lock);
   r = take_end (space, n, true, run);
-  if (r == -ENOSPC)
+  if (r == -ENOSPC && space->reuse)
     r = find_gap (space, n, run);
   if (r == 0)
     r = hand_out (space, true, run);
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
+int
+space_reserve_gap (struct space *space, uint64_t n, bool table,
+                   struct space_run *run)
+{
+  int r;
+
+  pthread_mutex_lock (&space->lock);
+  r = find_gap (space, n, run);
+  if (r == 0)
+    r = hand_out (space, table, run);
   pthread_mutex_unlock (&space->lock);
   return r;
 }
@@ -337,7 +330,7 @@ space_promise (struct space *space, size_t n)
   capacity = space->freed_capacity ? space->freed_capacity : PAGE_ROOM;
   while (capacity < need)
     capacity *= 2;
-  if (need > FREED_MAX && space->freed_n > 0 && !space->held)
+  if (need > FREED_MAX && space->freed_n > 0 && !is_held (space))
     r = -EBUSY;
   else if (capacity > space->freed_capacity) {
     freed = realloc (space->freed, capacity * sizeof *freed);
@@ -413,7 +406,7 @@ space_any_gone (struct space *space)
   bool any;
 
   pthread_mutex_lock (&space->lock);
-  any = space->gone > 0 && !space->held;
+  any = space->gone > 0 && !is_held (space);
   pthread_mutex_unlock (&space->lock);
   return any;
 }
@@ -445,7 +438,7 @@ space_wait (struct space *space, struct qed_request *request)
   int r = 0;
 
   pthread_mutex_lock (&space->lock);
-  if (space->freed_n > 0 && !space->held &&
+  if (space->freed_n > 0 && !is_held (space) &&
       space->base + space->used.count == space->end) {
     r = space->gone > 0 ? QED_WAIT : -EAGAIN;
     if (r == QED_WAIT)
@@ -453,63 +446,6 @@ space_wait (struct space *space, struct qed_request *request)
   }
   pthread_mutex_unlock (&space->lock);
   return r;
-}
-
-/* ---- Checks ---- */
-
-int
-space_hold (struct space *space)
-{
-  int r = 0;
-
-  pthread_mutex_lock (&space->lock);
-  if (space->held)
-    r = -EBUSY;
-  space->held = true;
-  pthread_mutex_unlock (&space->lock);
-  if (r == 0)
-    wait_wake_all (&space->reclaimed);
-  return r;
-}
-
-void
-space_release_hold (struct space *space)
-{
-  pthread_mutex_lock (&space->lock);
-  space->held = false;
-  bitmap_destroy (&space->recent);
-  pthread_mutex_unlock (&space->lock);
-}
-
-int
-space_add_unnamed (struct space *space, struct bitmap *into)
-{
-  uint64_t cluster = space->base;
-  size_t i;
-  bool was;
-  int r = 0;
-
-  pthread_mutex_lock (&space->lock);
-  for (i = 0; i < space->freed_n && r == 0; i++)
-    r = bitmap_set (into, space->freed[i], &was);
-  while (r == 0 && space->recent.count > 0 &&
-         (cluster = bitmap_next_set (&space->recent, cluster, space->end)) <
-         space->end)
-    r = bitmap_set (into, cluster++, &was);
-  pthread_mutex_unlock (&space->lock);
-  return r;
-}
-
-bool
-space_borrow (struct space *space, uint64_t cluster)
-{
-  bool ours, was;
-
-  pthread_mutex_lock (&space->lock);
-  ours = !bitmap_test (&space->recent, cluster) &&
-    bitmap_set (&space->used, cluster, &was) == 0;
-  pthread_mutex_unlock (&space->lock);
-  return ours;
 }
 
 /* ---- The length of the file ---- */

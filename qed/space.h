@@ -33,6 +33,12 @@ struct space {
   bool can_grow;
   _Atomic uint64_t length_bytes; /* of the file: entries below are inside */
 
+  /* While a repair that clients look on at copies tables, the length before:
+   * an entry that was beyond the end is so still, though the file has grown.
+   * Else UINT64_MAX.
+   */
+  _Atomic uint64_t frozen_bytes;
+
   pthread_mutex_t lock;         /* protects all that follows */
   struct bitmap used;           /* referenced, or handed out */
   struct bitmap tables;         /* those of them that are L2 tables */
@@ -55,6 +61,7 @@ struct space {
   size_t freed_n, gone, flushing, freed_capacity;
   size_t promised;              /* more that 'freed' has room for */
   bool held;                    /* for a check: what is freed is not reused */
+  bool broken;                  /* but is, since nothing else was left */
   struct bitmap recent;         /* while held: handed out since */
   struct wait_queue reclaimed;  /* who waits for some of them to be free */
 
@@ -90,9 +97,6 @@ int space_enter_run (struct space *space, uint64_t first, uint64_t n,
 /* -EFBIG as above, for space_enter_run: to be asked now and then. */
 int space_check_sparse (const struct space *space);
 
-/* Enter what another space has, unless everything was entered already. */
-int space_enter_all (struct space *space, struct space *from);
-
 /* Everything was entered: free clusters may be reused and the tail cut. */
 void space_complete (struct space *space);
 
@@ -115,6 +119,12 @@ int space_reserve (struct space *space, uint64_t want, struct space_run *run);
 /* Hand out exactly n neighbouring clusters for an L2 table. */
 int space_reserve_table (struct space *space, uint64_t n,
                          struct space_run *run);
+
+/* The same between what is in use, for a caller who knows that nothing else is,
+ * where the file can't become longer.  -ENOSPC.
+ */
+int space_reserve_gap (struct space *space, uint64_t n, bool table,
+                       struct space_run *run);
 
 /* Take back what was handed out and never published: no entry, in memory or
  * on disk, has ever named it, so it is free at once (O5 is about the others).
@@ -165,23 +175,6 @@ void space_reclaim (struct space *space, size_t n);
  */
 int space_wait (struct space *space, struct qed_request *request);
 
-/* While a check runs, what is freed stays out of use, and what is handed out
- * is noted.  -EBUSY if it is held already.  After the release the loop has to
- * be kicked.
- */
-int space_hold (struct space *space);
-void space_release_hold (struct space *space);
-
-/* Enter into 'into' what no entry need name though it is in use: what was
- * handed out while held, and what is freed.  -ENOMEM.
- */
-int space_add_unnamed (struct space *space, struct bitmap *into);
-
-/* While held: take a cluster that no entry names, free or lost, for a moment;
- * give it back with space_release.  False if it was handed out meanwhile.
- */
-bool space_borrow (struct space *space, uint64_t cluster);
-
 /* Whether a cluster belongs to an L2 table. */
 bool space_is_table (struct space *space, uint64_t cluster);
 
@@ -193,5 +186,44 @@ bool space_cut_wanted (struct space *space, uint64_t *length);
 /* The file was cut, and then synced: what grows from here on is fresh. */
 void space_was_cut (struct space *space, uint64_t length);
 void space_cut_is_durable (struct space *space);
+
+/* ---- space-check.c ---- */
+
+/* While a check runs, what is freed stays out of use, and what is handed out
+ * is noted.  -EBUSY if it is held already.  After the release the loop has to
+ * be kicked.
+ */
+int space_hold (struct space *space);
+void space_release_hold (struct space *space);
+
+/* An allocation finds nothing: it may have what is held back, if there is any.
+ * True once; then a write-back and the reclaim have to come.  The check sees
+ * that what it looked at may have been used again.
+ */
+bool space_break_hold (struct space *space);
+bool space_hold_broken (struct space *space);
+
+/* Enter into 'into' what no entry need name though it is in use: what was
+ * handed out while held, and what is freed.  -ENOMEM.
+ */
+int space_add_unnamed (struct space *space, struct bitmap *into);
+
+/* While held: take a cluster that no entry names, free or lost, for a moment;
+ * give it back with space_release.  False if it was handed out meanwhile.
+ */
+bool space_borrow (struct space *space, uint64_t cluster);
+
+/* A repair has seen all tables while nothing changed: what it entered into
+ * 'seen' is in use, and those are the tables.  If it does not 'know' all,
+ * nothing counts as free from here on.  -ENOMEM.  By whom alone clusters are
+ * handed out meanwhile.
+ */
+int space_adopt (struct space *space, struct space *seen, bool know);
+
+/* What counts as the file's length for L2 entries, and for a table that begins
+ * at 'offset'.
+ */
+uint64_t space_reach (const struct space *space);
+uint64_t space_table_reach (const struct space *space, uint64_t offset);
 
 #endif /* QED_SPACE_H */

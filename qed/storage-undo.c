@@ -216,6 +216,7 @@ undo_close (struct storage *s)
   struct storage_undo *undo = undo_of (s);
 
   undo->below->ops->close (undo->below);
+  undo_file_finish (&undo->file);       /* else it counts as interrupted */
   undo_file_close (&undo->file);
   pthread_mutex_destroy (&undo->lock);
   free (undo->buf);
@@ -267,7 +268,7 @@ storage_undo_open (struct storage *below, const char *path,
   if (undo)
     undo->buf = malloc (UNDO_PIECE_BYTES);
   if (undo && undo->buf)
-    r = undo_file_create (&undo->file, path, below);
+    r = undo_file_create (&undo->file, path, below, 0);
   if (r < 0)
     goto fail;
   pthread_mutex_init (&undo->lock, NULL);

@@ -85,4 +85,17 @@ void survey_set_guest (const struct format_geometry *g,
                        struct qed_problem *problem, uint64_t l1_index,
                        uint64_t index, uint64_t entries);
 
+/* Tell of a problem. */
+void survey_report (struct survey *survey, const struct qed_problem *problem);
+
+/* ---- survey-l2.c ---- */
+
+/* n entries of a table, from 'first' on: enter what they name, with the space
+ * locked; or look only for those that are wanted.
+ */
+int survey_l2_chunk (struct survey *survey, struct walk_table *table,
+                     uint64_t first, const unsigned char *buf, size_t n);
+int survey_name_chunk (struct survey *survey, const struct walk_table *table,
+                       uint64_t first, const unsigned char *buf, size_t n);
+
 #endif /* QED_SURVEY_H */

@@ -9,19 +9,15 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "check.h"
 #include "file.h"
 #include "format.h"
-#include "log.h"
 #include "undo.h"
 
-static const unsigned char magic[8] = "QEDUNDO";
-#define UNDO_VERSION 1u
-#define RECORD_BYTES 24u        /* before its data */
+const unsigned char undo_magic[8] = "QEDUNDO";
 
 /* FNV-1a: against torn records, not against malice. */
-static uint64_t
-check_sum (uint64_t offset, uint64_t count, const unsigned char *data)
+uint64_t
+undo_check_sum (uint64_t offset, uint64_t count, const unsigned char *data)
 {
   uint64_t sum = UINT64_C (0xcbf29ce484222325) ^ offset ^ (count << 32);
   uint64_t i;
@@ -31,36 +27,94 @@ check_sum (uint64_t offset, uint64_t count, const unsigned char *data)
   return sum;
 }
 
-/* By what an image is known again: its magic and sizes, and the places of L1
- * and of the end of the disk.
- */
-#define IDENTITY_BYTES 32u
+/* ---- Which image it is ---- */
 
-static int
-read_identity (struct storage *image, unsigned char *identity)
+/* Its magic and sizes, and the places of L1 and of the end of the disk. */
+int
+undo_read_identity (struct storage *image, unsigned char *identity)
 {
   unsigned char header[FORMAT_HEADER_BYTES];
   int r = image->ops->pread (image, header, sizeof header, 0);
 
   memcpy (identity, header, FORMAT_AT_FEATURES);
   memcpy (identity + FORMAT_AT_FEATURES, header + FORMAT_AT_L1,
-          IDENTITY_BYTES - FORMAT_AT_FEATURES);
+          UNDO_IDENTITY_BYTES - FORMAT_AT_FEATURES);
+  return r;
+}
+
+/* Where the table lies. */
+static int
+find_l1 (struct storage *image, uint64_t *offset, uint64_t *bytes)
+{
+  unsigned char buf[FORMAT_HEADER_BYTES];
+  char error[FORMAT_ERROR_SIZE];
+  struct format_header header;
+  int r = image->ops->pread (image, buf, sizeof buf, 0);
+
+  if (r == 0)
+    r = format_decode_header (buf, UINT64_MAX, &header, error);
+  if (r < 0)
+    return r;
+  *offset = header.l1_table_offset;
+  *bytes = (uint64_t) header.table_size * header.cluster_size;
+  return 0;
+}
+
+/* Entries that say nothing count for nothing, their places do. */
+static uint64_t
+sum_entries (uint64_t sum, uint64_t at, const unsigned char *buf, uint64_t n)
+{
+  uint64_t i, entry;
+
+  for (i = 0; i < n; i += 8) {
+    entry = format_get64 (buf + i);
+    if (entry != 0)
+      sum = ((sum ^ (at + i)) * UINT64_C (0x100000001b3) ^ entry) *
+        UINT64_C (0x100000001b3);
+  }
+  return sum;
+}
+
+int
+undo_sum_l1 (struct storage *image,
+             int (*overlay) (void *opaque, uint64_t at, unsigned char *buf,
+                             uint64_t n),
+             void *opaque, uint64_t *sum)
+{
+  uint64_t offset, bytes, done, n;
+  unsigned char *buf = malloc (UNDO_PIECE_BYTES);
+  int r = buf ? find_l1 (image, &offset, &bytes) : -ENOMEM;
+
+  *sum = UINT64_C (0xcbf29ce484222325);
+  for (done = 0; r == 0 && done < bytes; done += n) {
+    n = bytes - done < UNDO_PIECE_BYTES ? bytes - done : UNDO_PIECE_BYTES;
+    r = image->ops->pread (image, buf, n, offset + done);
+    if (r == 0 && overlay)
+      r = overlay (opaque, offset + done, buf, n);
+    if (r == 0)
+      *sum = sum_entries (*sum, done, buf, n);
+  }
+  free (buf);
   return r;
 }
 
 /* ---- Saving ---- */
 
-#define AT_IDENTITY 24
-
 static int
-write_file_header (struct undo_file *undo, struct storage *image)
+write_file_header (struct undo_file *undo, struct storage *image,
+                   uint64_t flags)
 {
   unsigned char header[UNDO_HEADER] = { 0 };
-  int r = read_identity (image, header + AT_IDENTITY);
+  uint64_t sum = 0;
+  int r = undo_read_identity (image, header + UNDO_AT_IDENTITY);
 
-  memcpy (header, magic, sizeof magic);
-  format_put64 (header + 8, UNDO_VERSION);
-  format_put64 (header + 16, undo->length);
+  if (r == 0)
+    r = undo_sum_l1 (image, NULL, NULL, &sum);
+  memcpy (header, undo_magic, sizeof undo_magic);
+  format_put64 (header + UNDO_AT_VERSION, UNDO_VERSION);
+  format_put64 (header + UNDO_AT_LENGTH, undo->length);
+  format_put64 (header + UNDO_AT_L1_SUM, sum);
+  format_put64 (header + UNDO_AT_FLAGS, flags);
   if (r == 0)
     r = file_write (undo->fd, header, sizeof header, 0);
   if (r == 0 && fsync (undo->fd) == -1)
@@ -91,7 +145,7 @@ sync_directory (const char *path)
 
 int
 undo_file_create (struct undo_file *undo, const char *path,
-                  struct storage *image)
+                  struct storage *image, uint64_t flags)
 {
   int r = image->ops->length (image, &undo->length);
 
@@ -100,7 +154,7 @@ undo_file_create (struct undo_file *undo, const char *path,
   undo->fd = open (path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (undo->fd == -1)
     return -errno;
-  r = write_file_header (undo, image);
+  r = write_file_header (undo, image, flags);
   if (r == 0)
     r = sync_directory (path);
   if (r < 0) {
@@ -122,12 +176,12 @@ int
 undo_file_add (struct undo_file *undo, uint64_t offset, uint64_t count,
                const unsigned char *data)
 {
-  unsigned char record[RECORD_BYTES];
+  unsigned char record[UNDO_RECORD_BYTES];
   int r;
 
   format_put64 (record, offset);
   format_put64 (record + 8, count);
-  format_put64 (record + 16, check_sum (offset, count, data));
+  format_put64 (record + 16, undo_check_sum (offset, count, data));
   r = file_write (undo->fd, record, sizeof record, undo->end);
   if (r == 0)
     r = file_write (undo->fd, data, count, undo->end + sizeof record);
@@ -142,169 +196,14 @@ undo_file_sync (struct undo_file *undo)
   return fdatasync (undo->fd) == -1 ? -errno : 0;
 }
 
-/* ---- Putting back ---- */
-
-struct restore {
-  const char *path;             /* of the undo file */
-  const struct qed_options *options;
-  struct storage *storage;      /* the image */
-  int fd;
-  uint64_t size;                /* of the undo file */
-  uint64_t length;              /* of the image before */
-  unsigned char identity[IDENTITY_BYTES];
-  unsigned char *buf;
-};
-
-static int
-read_file_header (struct restore *restore)
-{
-  unsigned char header[UNDO_HEADER];
-  off_t end = lseek (restore->fd, 0, SEEK_END);
-  int r = end == -1 ? -errno : end < (off_t) sizeof header ? -EINVAL
-    : file_read (restore->fd, header, sizeof header, 0);
-
-  if (r == 0 && (memcmp (header, magic, sizeof magic) != 0 ||
-                 format_get64 (header + 8) != UNDO_VERSION))
-    r = -EINVAL;
-  if (r < 0) {
-    log_error (&restore->options->log, "%s: not an undo file of a repair: %s",
-               restore->path, strerror (-r));
-    return r;
-  }
-  restore->size = (uint64_t) end;
-  restore->length = format_get64 (header + 16);
-  memcpy (restore->identity, header + AT_IDENTITY, IDENTITY_BYTES);
-  return 0;
-}
-
-/* The record at 'at': its bytes, or 0 where the file ends or a record is
- * torn.
- */
-static uint64_t
-read_record (struct restore *restore, uint64_t at, uint64_t *offset,
-             uint64_t *count)
-{
-  unsigned char *buf = restore->buf;
-
-  if (restore->size - at < RECORD_BYTES ||
-      file_read (restore->fd, buf, RECORD_BYTES, at) < 0)
-    return 0;
-  *offset = format_get64 (buf);
-  *count = format_get64 (buf + 8);
-  if (*count == 0 || *count > UNDO_PIECE_BYTES || *offset > restore->length ||
-      *count > restore->length - *offset ||
-      restore->size - at - RECORD_BYTES < *count ||
-      file_read (restore->fd, buf + RECORD_BYTES, *count,
-                 at + RECORD_BYTES) < 0 ||
-      check_sum (*offset, *count, buf + RECORD_BYTES) !=
-      format_get64 (buf + 16))
-    return 0;
-  return RECORD_BYTES + *count;
-}
-
-/* How many records there are, and where each one is; to be freed. */
-static int
-list_records (struct restore *restore, uint64_t **list, size_t *n)
-{
-  uint64_t at = UNDO_HEADER, bytes, offset, count, *more;
-  size_t capacity = 0;
-
-  *list = NULL;
-  *n = 0;
-  while ((bytes = read_record (restore, at, &offset, &count)) > 0) {
-    if (*n == capacity) {
-      capacity = capacity ? capacity * 2 : 256;
-      more = realloc (*list, capacity * sizeof **list);
-      if (more == NULL)
-        return -ENOMEM;
-      *list = more;
-    }
-    (*list)[(*n)++] = at;
-    at += bytes;
-  }
-  return 0;
-}
-
-/* From the last record to the first: each byte ends with its oldest value. */
-static int
-put_back (struct restore *restore, const struct qed_progress *progress)
-{
-  struct storage *s = restore->storage;
-  uint64_t *list, offset, count, length;
-  size_t n, i;
-  int r = list_records (restore, &list, &n);
-
-  if (r == 0)
-    r = s->ops->length (s, &length);
-  if (r == 0 && length != restore->length)
-    r = s->ops->resize (s, restore->length);
-  for (i = n; i > 0 && r == 0; i--) {
-    if (read_record (restore, list[i - 1], &offset, &count) == 0)
-      r = -EIO;
-    else
-      r = s->ops->pwrite (s, restore->buf + RECORD_BYTES, count, offset);
-    if (r == 0)
-      r = qed_progress_tell (progress, n - i + 1, n);
-  }
-  if (r == 0)
-    r = s->ops->sync (s);
-  free (list);
-  if (r < 0)
-    log_error (&restore->options->log, "%s: cannot put everything back from "
-               "%s: %s: run it again", restore->options->path, restore->path,
-               strerror (-r));
-  return r;
-}
-
-/* What was saved of one image would destroy any other. */
-static int
-open_image (struct restore *restore)
-{
-  const struct qed_options *options = restore->options;
-  struct qed_options repair = *options;
-  unsigned char identity[IDENTITY_BYTES];
-  int r;
-
-  repair.examine = true;
-  r = storage_open (&repair, &restore->storage);
-
-  if (r < 0)
-    return r;
-  if (restore->storage->read_only) {
-    log_error (&options->log, "%s: cannot be written to", options->path);
-    return -EROFS;
-  }
-  r = read_identity (restore->storage, identity);
-  if (r == 0 && memcmp (identity, restore->identity, IDENTITY_BYTES) == 0)
-    return 0;
-  log_error (&options->log, "%s: is not the image that %s was saved from: its "
-             "header differs", options->path, restore->path);
-  return -EINVAL;
-}
-
 int
-qed_undo (const char *path, const struct qed_options *options,
-          const struct qed_progress *progress)
+undo_file_finish (struct undo_file *undo)
 {
-  struct restore restore = { .path = path, .options = options };
-  int r;
+  unsigned char end[8];
+  int r = undo_file_sync (undo);
 
-  restore.buf = malloc (RECORD_BYTES + UNDO_PIECE_BYTES);
-  restore.fd = open (path, O_RDONLY | O_CLOEXEC);
-  r = restore.fd == -1 ? -errno : restore.buf == NULL ? -ENOMEM : 0;
-  if (r < 0)
-    log_error (&options->log, "%s: cannot open the undo file: %s", path,
-               strerror (-r));
-  else
-    r = read_file_header (&restore);
+  format_put64 (end, undo->end);
   if (r == 0)
-    r = open_image (&restore);
-  if (r == 0)
-    r = put_back (&restore, progress);
-  if (restore.storage)
-    restore.storage->ops->close (restore.storage);
-  if (restore.fd != -1)
-    close (restore.fd);
-  free (restore.buf);
-  return r;
+    r = file_write (undo->fd, end, sizeof end, UNDO_AT_END);
+  return r == 0 ? undo_file_sync (undo) : r;
 }

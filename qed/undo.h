@@ -3,12 +3,18 @@
 /* The undo file of a repair: what every write overwrites is saved first,
  * durably.
  *
- * The file: a header of UNDO_HEADER bytes (magic, version, length of the image
- * before, the fields of its header that no repair changes), then records: offset, count, a check sum of both and of the data,
- * all little-endian u64, and the data.  A torn record at the end means that
- * the write that it was made for did not happen.  Putting back sets the length
- * and goes from the last record to the first, so that each byte ends with its
- * oldest value.
+ * The file: a header of UNDO_HEADER bytes, then records: offset, count, a check
+ * sum of both and of the data, and the data.  All numbers are u64,
+ * little-endian.  The header: magic; version; length of the image before; 32
+ * bytes of the image's header that no repair changes; a sum of L1 as it was;
+ * where the records end, or 0 until the repair has ended; flags.
+ *
+ * A torn record at the end of a file whose repair has not ended means that the
+ * write that it was made for did not happen.  Putting back sets the length and
+ * goes from the last record to the first, so that each byte ends with its
+ * oldest value.  That of L1 is reckoned before anything is written: if it is
+ * not the L1 that the file was made for, it is another image, or one that was
+ * used since.
  */
 
 #ifndef QED_UNDO_H
@@ -16,8 +22,22 @@
 
 #include "storage.h"
 
-#define UNDO_HEADER 64u
+#define UNDO_HEADER 96u
+#define UNDO_AT_VERSION 8
+#define UNDO_AT_LENGTH 16
+#define UNDO_AT_IDENTITY 24
+#define UNDO_AT_L1_SUM 56
+#define UNDO_AT_END 64
+#define UNDO_AT_FLAGS 72
+#define UNDO_VERSION 2u
+#define UNDO_F_ENTRIES 1u       /* only entries were changed, so that the image
+                                 * may have grown since, by what was written
+                                 * to it */
+#define UNDO_IDENTITY_BYTES 32u
+#define UNDO_RECORD_BYTES 24u   /* before its data */
 #define UNDO_PIECE_BYTES (UINT64_C (1) << 20)   /* of a record at most */
+
+extern const unsigned char undo_magic[8];
 
 struct undo_file {
   int fd;
@@ -29,11 +49,25 @@ struct undo_file {
  * errnos, no message.
  */
 int undo_file_create (struct undo_file *undo, const char *path,
-                      struct storage *image);
+                      struct storage *image, uint64_t flags);
 int undo_file_add (struct undo_file *undo, uint64_t offset, uint64_t count,
                    const unsigned char *data);
 int undo_file_sync (struct undo_file *undo);
+/* The repair has ended: all records are there. */
+int undo_file_finish (struct undo_file *undo);
 void undo_file_close (struct undo_file *undo);
+
+/* By what an image is known again: fields of its header; and the sum of an L1
+ * table, where 'overlay' (or NULL) puts what is to be taken instead of what
+ * the image has at 'at'.
+ */
+int undo_read_identity (struct storage *image, unsigned char *identity);
+int undo_sum_l1 (struct storage *image,
+                 int (*overlay) (void *opaque, uint64_t at, unsigned char *buf,
+                                 uint64_t n),
+                 void *opaque, uint64_t *sum);
+uint64_t undo_check_sum (uint64_t offset, uint64_t count,
+                         const unsigned char *data);
 
 /* A storage before another, which becomes its own: every change of it is
  * saved in a new file first.  Fails, and leaves 'below' alone, if the file

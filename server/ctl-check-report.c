@@ -343,8 +343,12 @@ print_verdict (const struct check_report *report,
       printf ("%s is in order.\n", name);
     break;
   case 2:
-    printf ("%s is damaged%s\n", name, repairs (report) && report->served
-            ? " still: what is left takes a repair while nobody serves it."
+    printf ("%s is damaged%s\n", name, repairs (report) && report->served &&
+            result->counts[QED_PROBLEM_PAGE_DIFFERS] > 0
+            ? " still, and nothing was repaired: tables differ between the "
+            "server's memory and the file, and which of them is right can't "
+            "be known while it is served.  Find out who else wrote to the "
+            "file, stop the server, then check the closed image."
             : repairs (report) ? " still: see above."
             : report->check->dry_run || report->served ? "."
             : ": --repair --dry-run tells what a repair would do.");

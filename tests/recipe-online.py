@@ -12,7 +12,7 @@ import sys
 
 from imageview import View, copy, digest
 from recipe import make
-from recipetrial import (LEAKS, UNKNOWN, Trial, corruptions, demand,
+from recipetrial import (LEAKS, Trial, corruptions, demand,
                          each_recipe, finish, judge_content, judge_header,
                          lost_of)
 from recipeserver import (Client, DiskServer, found_served, judge_reads,
@@ -20,37 +20,17 @@ from recipeserver import (Client, DiskServer, found_served, judge_reads,
 
 # ---- Where a served image is another than a closed one ----
 
-# What a server leaves to the repair of the closed image: damage of these kinds,
-# and tables that may be none, as a page of them has so many wrong entries, and
-# fewer that are right.
-LEFT_ONLINE = UNKNOWN + ("page-differs",)
-LEFT_NOISE = 16
-
-
-def is_noise(view, table):
-    wrong, right = {}, {}
-    for i, value in table.entries.items():
-        pages = wrong if value != 1 and view.wrong(value) else right
-        pages[i // 512] = pages.get(i // 512, 0) + 1
-    return any(n >= LEFT_NOISE and n > right.get(page, 0)
-               for page, n in wrong.items())
-
-
 def left_online(trial):
-    """Whether a repair of the served image leaves any damage."""
-    view = trial.before
-    return not set(LEFT_ONLINE).isdisjoint(trial.found) or \
-        LEFT_NOISE > 0 and any(t.dead or is_noise(view, t)
-                               for t in view.tables)
+    """Whether a server leaves everything to the repair of the closed image:
+    where the disk differs from what memory has of it.
+    """
+    return "page-differs" in trial.found
 
 
 def codes_left(trial):
-    """Which, then."""
-    if not left_online(trial):
-        return []
-    codes = [code for code in trial.found if code in LEFT_ONLINE]
-    return sorted(codes) or sorted(
-        code for code in trial.found if code not in LEAKS)
+    """Which damage, then."""
+    return sorted(code for code in trial.found
+                  if code not in LEAKS) if left_online(trial) else []
 
 
 class Served(Trial):

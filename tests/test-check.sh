@@ -321,3 +321,49 @@ test ! -s out
 cmp disk.qed before
 exits 0 qedctl undo undo disk.qed
 cmp disk.qed before
+
+# Another image of the same geometry, and the same one when it has got a table
+# since: neither is what the file was made for.
+cp disk.qed good
+plant 'image("64M", cluster="4K", table=2)' 'data(0, 3)' 'data(1024, 5)'
+cp disk.qed other
+wrong 'disk.qed: is not the image that undo was saved from.*L1 table' \
+      qedctl undo undo disk.qed
+cmp disk.qed other
+cp repaired disk.qed
+rm -f sock pid
+start_nbdkit -P pid -U sock qed disk.qed
+qemu-io -f raw -c 'write -P 7 60M 4k' 'nbd+unix:///?socket=sock' >out
+stop_nbdkit pid
+cp disk.qed used
+wrong 'disk.qed: .*changed since' qedctl undo undo disk.qed
+cmp disk.qed used
+
+# A damaged record is no end: the others are put back, and it is said.
+"$PYTHON" - undo damaged <<'END'
+import struct, sys
+data = bytearray (open (sys.argv[1], "rb").read ())
+at, l1, n = 96, 4096, 0
+while at < len (data):
+    offset, count = struct.unpack ("<QQ", data[at:at + 16])
+    if n == 0 and offset >= l1 + 8192:
+        data[at + 24 + count - 1] ^= 1
+        print (offset)
+        n = 1
+    at += 24 + count
+open (sys.argv[2], "wb").write (data)
+END
+cp repaired disk.qed
+wrong 'disk.qed: only a part was put back: damaged is damaged.* [1-9][0-9]* rec' \
+      qedctl undo damaged disk.qed
+if cmp -s disk.qed repaired; then fail "nothing was put back"; fi
+exits 0 qedctl undo undo disk.qed
+cmp disk.qed before
+
+# So is the end of a file that was cut, as its repair had come to its end.
+head -c -30 undo >cut
+cp repaired disk.qed
+wrong 'disk.qed: only a part was put back: cut is damaged' \
+      qedctl undo cut disk.qed
+exits 0 qedctl undo undo disk.qed
+cmp disk.qed before

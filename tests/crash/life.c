@@ -20,7 +20,7 @@
 
 #define CRASHES_MAX 16u         /* of a session */
 #define SESSIONS_MAX 4u
-#define STEPS_MAX 64u
+#define STEPS_MAX 128u
 #define LOG_LINES 6u
 
 struct life_totals life_totals;

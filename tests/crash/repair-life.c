@@ -10,15 +10,18 @@
 
 #include "check.h"
 #include "craft.h"
+#include "image.h"
 #include "life.h"
 #include "repair-life.h"
 #include "sim-storage.h"
 #include "sim.h"
 #include "stamp.h"
+#include "workload.h"
 
 #define CRASHES_MAX 6u          /* of a repair */
 #define DEPTH_MAX 2u            /* repairs of what a crash in a repair left */
 #define DAMAGES_MAX 8u
+#define READERS 2u
 
 /* A cluster of the guest's disk, and the one that it is to read as; both are
  * the same where nothing was planted.
@@ -41,6 +44,7 @@ static struct {
   struct disk *crashes[CRASHES_MAX];
   unsigned crash_count, crash_max;
   unsigned depth;
+  bool online;                  /* that repair */
   char where[64];               /* of the last crash */
   char damage[256];
 } life;
@@ -103,6 +107,21 @@ judge_cluster (const struct disk *disk, const struct walk *walk,
   }
 }
 
+/* After the repair of a closed image there are no gaps. */
+static void
+judge_length (const struct disk *disk, const struct walk *walk)
+{
+  size_t i;
+
+  if (disk_can_grow (disk) && disk_length (disk) != walk->end_of_use)
+    sim_violation ("repaired: the file is 0x%" PRIx64 " bytes long, its use "
+                   "ends at 0x%" PRIx64, disk_length (disk),
+                   walk->end_of_use);
+  for (i = 0; i < walk->end_of_use / walk->cluster_size; i++)
+    if (!walk_is_used (walk, i) && i * walk->cluster_size > walk->l1_offset)
+      sim_violation ("repaired: cluster 0x%zx is not in use", i);
+}
+
 static void
 judge_repaired (const struct disk *disk)
 {
@@ -117,12 +136,8 @@ judge_repaired (const struct disk *disk)
     sim_violation ("repaired: NEED_CHECK is %s, %zu entries are past the end",
                    walk.features & WALK_NEED_CHECK ? "set" : "clear",
                    walk.debris_count);
-  if (disk_can_grow (disk) && disk_length (disk) != walk.end_of_use)
-    sim_violation ("repaired: the file is 0x%" PRIx64 " bytes long, its use "
-                   "ends at 0x%" PRIx64, disk_length (disk), walk.end_of_use);
-  for (i = 0; i < walk.end_of_use / walk.cluster_size; i++)
-    if (!walk_is_used (&walk, i) && i * walk.cluster_size > walk.l1_offset)
-      sim_violation ("repaired: cluster 0x%zx is not in use", i);
+  if (!life.online)
+    judge_length (disk, &walk);
   for (i = 0; i < life.count; i++)
     judge_cluster (disk, &walk, &life.expected[i]);
   walk_destroy (&walk);
@@ -388,7 +403,7 @@ repair_fiber (void *arg)
   check.fixed = fixed;
   sim_storage_disk = life.disk;
   r = qed_check (&options, &check, &result);
-  if (r == 0 && result.corruptions == 0 && result.leaks > 0) {
+  if (r == 0 && result.corruptions == 0 && result.leaks + result.free > 0) {
     check.repair = QED_REPAIR_LEAKS;    /* of tables that were lost */
     r = qed_check (&options, &check, &result);
   }
@@ -397,6 +412,125 @@ repair_fiber (void *arg)
     sim_violation ("the repair: %s, %" PRIu64 " corruptions are left",
                    r < 0 ? strerror (-r) : "success", result.corruptions);
 }
+
+/* ---- Repair while it is served ---- */
+
+static struct {
+  struct qed_image *image;
+  struct random random;
+  bool stop;
+  unsigned readers;
+} served;
+
+/* It is as it was, or can't be read. */
+static void
+read_expected (const struct expected *e)
+{
+  uint64_t per_cluster = life.walk.cluster_size / SECTOR;
+  uint64_t s = random_below (&served.random, per_cluster);
+  static const unsigned char zeros[SECTOR];
+  const unsigned char *was = walk_sector (life.before, &life.walk,
+                                          e->source * per_cluster + s);
+  unsigned char buf[SECTOR];
+  struct qed_request request;
+  int r;
+
+  if ((e->cluster * per_cluster + s + 1) * SECTOR > life.walk.image_size)
+    return;
+  qed_request_init (&request, QED_OP_READ, buf, SECTOR,
+                    (e->cluster * per_cluster + s) * SECTOR, 0);
+  r = workload_request (served.image, &request, 0);
+  if (r < 0 && r != -EIO)
+    sim_violation ("reading meanwhile: %s", strerror (-r));
+  if (r == 0 && memcmp (buf, was ? was : zeros, SECTOR) != 0)
+    sim_violation ("meanwhile guest cluster 0x%" PRIx64 " is not as it was: "
+                   "sector %" PRIu64 " holds %s", e->cluster, s,
+                   stamp_to_text (buf));
+}
+
+static void
+reader_fiber (void *arg)
+{
+  (void) arg;
+  while (!served.stop) {
+    if (life.count > 0)
+      read_expected (&life.expected[random_below (&served.random,
+                                                  life.count)]);
+    sim_yield ("reader");
+  }
+  served.readers--;
+  fiber_wake (&served);
+}
+
+static void
+open_served (void)
+{
+  struct qed_options options;
+  int r;
+
+  qed_options_init (&options);
+  options.path = "image.qed";
+  options.metadata_cache = QED_METADATA_CACHE_MIN;
+  options.log.fn = engine_says;
+  options.log.trace = sim_tracing;
+  r = image_open_storage (&options, sim_storage_open (life.disk,
+                                                      &served.random),
+                          &served.image);
+  if (r == 0)
+    r = qed_start (served.image);
+  if (r < 0)
+    sim_violation ("it can't be opened: %s", strerror (-r));
+}
+
+static int
+repair_served (struct qed_check_result *result)
+{
+  struct qed_check_options check;
+  int r;
+
+  qed_check_options_init (&check);
+  check.repair = QED_REPAIR_ALL;
+  check.found = found;
+  check.fixed = fixed;
+  r = qed_check_online (served.image, &check, result);
+  if (r == 0 && result->corruptions == 0 && result->leaks > 0) {
+    check.repair = QED_REPAIR_LEAKS;
+    r = qed_check_online (served.image, &check, result);
+  }
+  return r;
+}
+
+static void
+online_fiber (void *arg)
+{
+  bool *done = arg;
+  struct qed_check_result result;
+  bool short_of_space = !disk_can_grow (life.disk) ||
+    disk_limit (life.disk) != UINT64_MAX;
+  unsigned i;
+  int r;
+
+  open_served ();
+  served.stop = false;
+  served.readers = READERS;
+  for (i = 0; i < READERS; i++)
+    fiber_spawn ("reader", FIBER_CALLER, reader_fiber, NULL);
+  r = repair_served (&result);
+  served.stop = true;
+  while (served.readers > 0)
+    fiber_wait (&served, FOREVER);
+  *done = r == 0 && result.corruptions == 0 && result.errors == 0;
+  if (*done && !qed_writable (served.image))
+    sim_violation ("repaired, and changes are refused still");
+  if (!*done && !(short_of_space && r == -ENOSPC))
+    sim_violation ("the repair: %s, %" PRIu64 " corruptions are left",
+                   r < 0 ? strerror (-r) : "success", result.corruptions);
+  r = qed_close (served.image);
+  if (r < 0)
+    sim_violation ("closing it fails: %s", strerror (-r));
+}
+
+/* ---- One after the other ---- */
 
 /* Takes over the disk. */
 static void
@@ -409,11 +543,14 @@ repair (struct disk *disk, unsigned depth)
 
   life.disk = disk;
   life.depth = depth + 1;
+  life.online = random_one_in (&life.random, 2);
+  served.random = random_fork (&life.random);
   life.crash_count = 0;
   life.crash_max = depth < DEPTH_MAX ? CRASHES_MAX >> depth : 0;
-  sim_trace ("--- repair %u, file 0x%" PRIx64, life.depth, disk_length (disk));
+  sim_trace ("--- repair %u, %s, file 0x%" PRIx64, life.depth,
+             life.online ? "served" : "closed", disk_length (disk));
   sim_at = crash_point;
-  sim_run (&schedule, repair_fiber, &done);
+  sim_run (&schedule, life.online ? online_fiber : repair_fiber, &done);
   sim_at = NULL;
   if (done)
     judge_repaired (disk);

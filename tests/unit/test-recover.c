@@ -127,6 +127,57 @@ test_read_again (void **state)
   assert_true (fake_peek64 (fake, FIRST) == 0x07070707);
 }
 
+/* Between what is in use, and behind it. */
+static void
+make_leaks (void)
+{
+  const unsigned char data[] = { 7, 7, 7, 7 };
+
+  make_dirty ();
+  fake->length = FIRST + 4 * CLUSTER;
+  fake_poke64 (fake, TABLE + 8, FIRST + 2 * CLUSTER);
+  fake_poke (fake, data, sizeof data, FIRST + CLUSTER);
+  fake_poke (fake, data, sizeof data, FIRST + 2 * CLUSTER);
+  fake_poke (fake, data, sizeof data, FIRST + 3 * CLUSTER);
+}
+
+/* What leaked is punched and used again, the tail is cut. */
+static void
+test_leaks (void **state)
+{
+  (void) state;
+  make_leaks ();
+  fake_poke64 (fake, TABLE + 16, BEYOND);
+  start_image ();
+  assert_int_equal (sync_request (image, QED_OP_CLEAN, NULL, 0, 0, 0), 0);
+  assert_false (need_check ());
+  assert_true (fake_peek64 (fake, TABLE + 16) == 0);
+  assert_true (fake_peek64 (fake, FIRST + CLUSTER) == 0);
+  assert_true (fake_peek64 (fake, FIRST + 2 * CLUSTER) == 0x07070707);
+  assert_true (fake->length == FIRST + 3 * CLUSTER);
+  assert_int_equal (write_byte (5 * CLUSTER, 1, 0), 0);
+  assert_int_equal (close_image (), 0);
+  assert_true (fake_peek64 (fake, TABLE + 8 * 5) == FIRST + CLUSTER);
+}
+
+/* But where an entry of L1 was dropped nobody knows whose it was. */
+static void
+test_orphans (void **state)
+{
+  (void) state;
+  make_leaks ();
+  fake_poke64 (fake, AT_L1 + 8, BEYOND);
+  start_image ();
+  assert_int_equal (sync_request (image, QED_OP_CLEAN, NULL, 0, 0, 0), 0);
+  assert_false (need_check ());
+  assert_true (fake_peek64 (fake, AT_L1 + 8) == 0);
+  assert_int_equal (write_byte (5 * CLUSTER, 1, 0), 0);
+  assert_int_equal (close_image (), 0);
+  assert_true (fake_peek64 (fake, FIRST + CLUSTER) == 0x07070707);
+  assert_true (fake_peek64 (fake, FIRST + 3 * CLUSTER) == 0x07070707);
+  assert_true (fake_peek64 (fake, TABLE + 8 * 5) >= FIRST + 4 * CLUSTER);
+}
+
 int
 main (void)
 {
@@ -134,6 +185,8 @@ main (void)
     FAKE_IMAGE_TEST (test_closed_early),
     FAKE_IMAGE_TEST (test_end_of_disk),
     FAKE_IMAGE_TEST (test_read_again),
+    FAKE_IMAGE_TEST (test_leaks),
+    FAKE_IMAGE_TEST (test_orphans),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

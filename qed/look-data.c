@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* What a look at the tables leaves open: which clusters leak, and whether all
+ * data can be read.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "look.h"
+
+/* ---- Leaks ---- */
+
+/* Clusters from..to-1 hold data: those that no one refers to leak. */
+static void
+leaks_within (struct look *look, uint64_t from, uint64_t to,
+              void (*leak) (struct look *look,
+                            const struct qed_problem *problem))
+{
+  struct bitmap *used = &look->space->used;
+  unsigned bits = look->image->geometry.cluster_bits;
+  struct qed_problem problem = { .code = QED_PROBLEM_LEAK };
+  uint64_t end;
+
+  while ((from = bitmap_next_clear (used, from, to)) < to) {
+    end = bitmap_next_set (used, from, to);
+    look->counts[QED_PROBLEM_LEAK] += end - from;
+    problem.where = from << bits;
+    problem.bytes = (end - from) << bits;
+    if (leak)
+      leak (look, &problem);
+    from = end;
+  }
+}
+
+/* Behind its last cluster in use a file is too long; a device just has room,
+ * and so has a file that is being served.
+ */
+static uint64_t
+leak_limit (const struct look *look)
+{
+  const struct qed_image *image = look->image;
+  uint64_t size = image->geometry.cluster_size;
+  uint64_t length = atomic_load (&look->space->length_bytes);
+
+  return image->storage->fixed || look->online ? look->space->end
+    : length / size + (length % size > 0);
+}
+
+int
+look_leaks (struct look *look,
+            void (*leak) (struct look *look,
+                          const struct qed_problem *problem))
+{
+  struct qed_image *image = look->image;
+  struct storage *s = image->storage;
+  unsigned bits = image->geometry.cluster_bits;
+  uint64_t limit = leak_limit (look), next = look->space->base;
+  uint64_t start, end, before = look->counts[QED_PROBLEM_LEAK];
+  int r = 0;
+
+  if (!look->leaks_known)
+    return 0;
+  while ((next = bitmap_next_clear (&look->space->used, next, limit)) <
+         limit) {
+    r = s->ops->next_data (s, next << bits, &start, &end);
+    if (r < 0 || start >> bits >= limit || start == UINT64_MAX)
+      break;
+    end = end >> bits >= limit ? limit
+      : (end + image->geometry.cluster_size - 1) >> bits;
+    leaks_within (look, start >> bits > next ? start >> bits : next, end,
+                  leak);
+    next = end;
+    r = qed_progress_tell (&look->options->progress, next, limit);
+    if (r < 0)
+      break;
+  }
+  if (limit > look->space->base + look->space->used.count)
+    look->counts[QED_PROBLEM_FREE] += limit - look->space->base -
+      look->space->used.count -
+      (look->counts[QED_PROBLEM_LEAK] - before);
+  return r;
+}
+
+/* ---- Data ---- */
+
+#define PIECE_BYTES (UINT64_C (1) << 20)
+
+static void
+sleep_seconds (double seconds)
+{
+  struct timespec t = { .tv_sec = (time_t) seconds };
+
+  t.tv_nsec = (long) ((seconds - (double) t.tv_sec) * 1e9);
+  nanosleep (&t, NULL);
+}
+
+/* Cluster by cluster, where a bigger piece could not be read. */
+static void
+read_finely (struct look *look, unsigned char *buf, uint64_t at,
+             uint64_t bytes)
+{
+  struct qed_image *image = look->image;
+  uint64_t n, end = at + bytes, size = image->geometry.cluster_size;
+  struct qed_problem problem = { .code = QED_PROBLEM_DATA_UNREADABLE };
+
+  for (; at < end; at += n) {
+    n = size - at % size < end - at ? size - at % size : end - at;
+    if (n > PIECE_BYTES)
+      n = PIECE_BYTES;
+    problem.error = qed_request_sync (image, QED_OP_READ, buf, n, at, 0);
+    problem.where = UINT64_MAX;
+    problem.guest = at;
+    problem.guest_bytes = n;
+    if (problem.error < 0)
+      look_add_problem (look, &problem);
+  }
+}
+
+/* Nobody who changes his mind has to wait longer. */
+#define PAUSE_SECONDS .1
+
+/* Keep to the rate, and wait while the check is paused. */
+static int
+pace (const struct look *look, uint64_t bytes)
+{
+  const struct qed_check_control *control = look->options->control;
+  uint64_t rate;
+  double left, slice;
+
+  if (control == NULL)
+    return 0;
+  rate = atomic_load (&control->rate);
+  left = rate > 0 ? (double) bytes / (double) rate : 0;
+  while (left > 0 || atomic_load (&control->pause)) {
+    if (atomic_load (&control->cancel))
+      return -ECANCELED;
+    slice = left > 0 && left < PAUSE_SECONDS ? left : PAUSE_SECONDS;
+    sleep_seconds (slice);
+    left = atomic_load (&control->rate) == rate ? left - slice : 0;
+  }
+  return atomic_load (&control->cancel) ? -ECANCELED : 0;
+}
+
+/* What the guest's range begins with; entries that are wrong were named
+ * already.
+ */
+static uint64_t
+next_piece (struct qed_image *image, uint64_t at, bool *data)
+{
+  uint64_t size = qed_size (image), cluster = image->geometry.cluster_size, n;
+  enum qed_extent kind;
+
+  *data = false;
+  if (qed_extent_sync (image, at, size - at, &kind, &n) < 0)
+    return cluster - at % cluster < size - at ? cluster - at % cluster
+      : size - at;
+  *data = kind == QED_EXTENT_DATA;
+  return *data && n > PIECE_BYTES ? PIECE_BYTES : n;
+}
+
+int
+look_data (struct look *look)
+{
+  struct qed_image *image = look->image;
+  uint64_t at, n, size = qed_size (image);
+  unsigned char *buf = malloc (PIECE_BYTES);
+  int r = buf ? 0 : -ENOMEM;
+  bool data;
+
+  for (at = 0; at < size && r == 0; at += n) {
+    n = next_piece (image, at, &data);
+    r = data ? qed_request_sync (image, QED_OP_READ, buf, n, at, 0) : 0;
+    if (r == -ENOTCONN)         /* the server is gone */
+      break;
+    if (r < 0)
+      read_finely (look, buf, at, n);
+    r = pace (look, data ? n : 0);
+    if (r == 0)
+      r = qed_progress_tell (&look->options->progress, at, size);
+  }
+  free (buf);
+  return r;
+}
