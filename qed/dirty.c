@@ -217,6 +217,7 @@ make_clean_done (struct job *job)
 {
   struct qed_image *image = image_of (job);
 
+  atomic_store (&image->cut_wanted, false);
   if (job->error == 0) {
     if (!atomic_load (&image->damaged))
       image->state = STATE_CLEAN;
@@ -238,7 +239,7 @@ dirty_make_clean (struct qed_image *image)
   struct job *job = &image->job;
 
   assert (image->state == STATE_DIRTY || image->options.examine ||
-          image->drop_tables);
+          image->drop_tables || atomic_load (&image->cut_wanted));
   image->running = job;
   job->name = "make-clean";
   job->steps = make_clean_steps;

@@ -243,7 +243,7 @@ static void
 make_clean_now (struct qed_image *image)
 {
   if (image->state == STATE_DIRTY || image->options.examine ||
-      image->drop_tables)
+      image->drop_tables || atomic_load (&image->cut_wanted))
     dirty_make_clean (image);
   else
     start_write_back (image);

@@ -92,6 +92,8 @@ struct qed_image {
   bool read_only;
 
   _Atomic int refuse;           /* see above; only ever set by image_refuse */
+  _Atomic bool cut_wanted;      /* leaks behind the end of use were freed: the
+                                 * next make-clean comes even if it's clean */
   _Atomic bool failed;          /* a sync failed (O8) */
   _Atomic bool damaged;         /* damage was found */
   _Atomic bool recovering;      /* the repair at open has not ended */
@@ -109,6 +111,7 @@ struct qed_image {
   struct loop_task beat;        /* qed_beats posts it */
   _Atomic bool beat_awaited;    /* from then until it has run */
   _Atomic int scan_state;       /* enum scan_state; changed on the loop */
+  _Atomic uint64_t tables_read, tables_known;   /* by the scan, so far */
   struct wait_queue scanned;    /* who waits for the scan */
   struct scan *scan;            /* while it runs */
 

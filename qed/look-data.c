@@ -36,35 +36,20 @@ leaks_within (struct look *look, uint64_t from, uint64_t to,
   }
 }
 
-/* Behind its last cluster in use a file is too long; a device just has room,
- * and so has a file that is being served.
- */
-static uint64_t
-leak_limit (const struct look *look)
-{
-  const struct qed_image *image = look->image;
-  uint64_t size = image->geometry.cluster_size;
-  uint64_t length = atomic_load (&look->space->length_bytes);
-
-  return image->storage->fixed || look->online ? look->space->end
-    : length / size + (length % size > 0);
-}
-
-int
-look_leaks (struct look *look,
-            void (*leak) (struct look *look,
-                          const struct qed_problem *problem))
+/* Clusters from..limit-1, without holes. */
+static int
+leaks_between (struct look *look, uint64_t from, uint64_t limit,
+               void (*leak) (struct look *look,
+                             const struct qed_problem *problem))
 {
   struct qed_image *image = look->image;
   struct storage *s = image->storage;
   unsigned bits = image->geometry.cluster_bits;
-  uint64_t limit = leak_limit (look), next = look->space->base;
-  uint64_t start, end, before = look->counts[QED_PROBLEM_LEAK];
+  uint64_t next = from, start, end;
   int r = 0;
 
-  if (!look->leaks_known)
-    return 0;
-  while ((next = bitmap_next_clear (&look->space->used, next, limit)) <
+  while (r == 0 &&
+         (next = bitmap_next_clear (&look->space->used, next, limit)) <
          limit) {
     r = s->ops->next_data (s, next << bits, &start, &end);
     if (r < 0 || start >> bits >= limit || start == UINT64_MAX)
@@ -75,14 +60,55 @@ look_leaks (struct look *look,
                   leak);
     next = end;
     r = qed_progress_tell (&look->options->progress, next, limit);
-    if (r < 0)
-      break;
   }
-  if (limit > look->space->base + look->space->used.count)
-    look->counts[QED_PROBLEM_FREE] += limit - look->space->base -
+  return r;
+}
+
+static uint64_t
+length_in_clusters (const struct look *look)
+{
+  const uint64_t size = look->image->geometry.cluster_size;
+  const uint64_t length = atomic_load (&look->space->length_bytes);
+
+  return length / size + (length % size > 0);
+}
+
+/* Behind its last cluster in use a file is too long; a device just has room. */
+static uint64_t
+file_end (const struct look *look)
+{
+  return look->image->storage->fixed ? look->space->end
+    : length_in_clusters (look);
+}
+
+int
+look_leaks (struct look *look,
+            void (*leak) (struct look *look,
+                          const struct qed_problem *problem))
+{
+  const uint64_t base = look->space->base;
+  const uint64_t before = look->counts[QED_PROBLEM_LEAK];
+  uint64_t limit = look->online ? look->space->end : file_end (look);
+  int r;
+
+  if (!look->leaks_known)
+    return 0;
+  r = leaks_between (look, base, limit, leak);
+  if (limit > base + look->space->used.count)
+    look->counts[QED_PROBLEM_FREE] += limit - base -
       look->space->used.count -
       (look->counts[QED_PROBLEM_LEAK] - before);
-  return r;
+  /* What a served file has grown by for its next clusters isn't free yet. */
+  return r < 0 || !look->online ? r
+    : leaks_between (look, limit, file_end (look), leak);
+}
+
+uint64_t
+look_leaks_end (const struct look *look)
+{
+  const uint64_t end = file_end (look);
+
+  return end > look->space->end ? end : look->space->end;
 }
 
 /* ---- Data ---- */

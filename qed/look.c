@@ -14,6 +14,7 @@
  * distance.
  */
 #define WALKERS_FILE 4u
+#define WALKERS_SERVED 2u       /* the loop's other threads are for clients */
 #define WALKERS_SOCKET 32u
 
 /* So many problems are kept; the others are only counted, and a repair finds
@@ -427,7 +428,8 @@ run_looking (struct look *look, const struct bitmap *wanted)
     .survey = {
       .image = image, .space = look->space, .job = &looking.job,
       .online = look->online,
-      .width = image->storage->ops->submit ? WALKERS_SOCKET : WALKERS_FILE,
+      .width = image->storage->ops->submit ? WALKERS_SOCKET
+        : look->online ? WALKERS_SERVED : WALKERS_FILE,
       .control = look->options->control, .found = found,
       .suspect = suspect,
       .shared_entry = shared_entry, .may_go_on = may_go_on,

@@ -108,6 +108,9 @@ int look_leaks (struct look *look,
                 void (*leak) (struct look *look,
                               const struct qed_problem *problem));
 
+/* Where they end at the latest, in clusters. */
+uint64_t look_leaks_end (const struct look *look);
+
 /* Read all that is allocated; what can't be read goes into the problems. */
 int look_data (struct look *look);
 

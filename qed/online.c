@@ -238,7 +238,7 @@ tell_candidates (struct online *online,
   struct look *look = &online->look;
   struct bitmap *used = &online->space.used;
   unsigned bits = look->image->geometry.cluster_bits;
-  uint64_t limit = online->space.end, at = online->space.base, end;
+  uint64_t limit = look_leaks_end (look), at = online->space.base, end;
   struct qed_problem problem = { .code = QED_PROBLEM_LEAK };
 
   while ((at = bitmap_next_set (&online->candidates, at, limit)) < limit) {
@@ -287,12 +287,15 @@ find_leaks (struct online *online,
 static void
 free_leak (struct look *look, const struct qed_problem *problem)
 {
+  const struct online *online = (const struct online *) look;
   struct qed_image *image = look->image;
   unsigned bits = image->geometry.cluster_bits;
   struct storage *s = image->storage;
   struct space_run run = { .n = 1 };
-  uint64_t i;
+  uint64_t i, end = space_end (&image->space);
 
+  if (problem->where >> bits >= online->space.end)
+    atomic_store (&image->cut_wanted, true);
   for (i = 0; i < problem->bytes >> bits; i++) {
     run.first = (problem->where >> bits) + i;
     if (!space_borrow (&image->space, run.first))
@@ -301,6 +304,7 @@ free_leak (struct look *look, const struct qed_problem *problem)
       look->counts[QED_PROBLEM_LEAK]--;
     space_release (&image->space, &run);
   }
+  space_lower_end (&image->space, end);
   repair_tell (look, problem, "given back: it is used for what is written "
                "next");
 }
@@ -422,7 +426,8 @@ repair_online (struct online *online)
     space_complete (&image->space);
   if (is_sound (look) && atomic_load (&image->damaged))
     image_mended (image);
-  return 0;
+  return atomic_load (&image->cut_wanted)
+    ? qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0) : 0;
 }
 
 static int

@@ -203,6 +203,7 @@ struct qed_status {
   enum qed_access access;
   bool need_check;              /* the header says so */
   bool scanned;                 /* as qed_scanned says */
+  uint64_t tables_read, tables_known;   /* by the opening scan, so far */
   uint64_t size;                /* the guest's */
   uint32_t cluster_size;
   uint64_t file_size;           /* the length of the file */

@@ -19,6 +19,8 @@
 #include <config.h>
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,9 +29,13 @@
 
 #define WALKERS 4u              /* reads in flight */
 
+/* Seconds until the log is told of a long scan, and then again. */
+#define TELL_SECONDS 5.
+
 struct scan {
   struct job job;
   struct survey survey;
+  double told;                  /* loop_now () of that, or of the start */
 };
 
 static struct scan *
@@ -64,9 +70,29 @@ found (struct survey *survey, const struct qed_problem *problem)
   image_damage (survey->image, "%s", text);
 }
 
+static void
+tell_progress (struct scan *scan)
+{
+  const struct survey *survey = &scan->survey;
+  struct qed_image *image = survey->image;
+  const uint64_t done = atomic_load (&survey->tables_read);
+  const uint64_t total = atomic_load (&survey->tables_known);
+
+  atomic_store (&image->tables_read, done);
+  atomic_store (&image->tables_known, total);
+  if (loop_now () - scan->told < TELL_SECONDS)
+    return;
+  scan->told = loop_now ();
+  log_warning (&image->options.log, "%s: its tables are being read: %" PRIu64
+               " of %" PRIu64 "; changes wait for that", image->path, done,
+               total);
+}
+
 static int
 may_go_on (struct survey *survey)
 {
+  tell_progress ((struct scan *)
+                 ((char *) survey - offsetof (struct scan, survey)));
   return image_close_wanted (survey->image) ? -ECANCELED : 0;
 }
 
@@ -171,6 +197,7 @@ alloc_scan (struct qed_image *image)
     free (scan);
     return NULL;
   }
+  scan->told = loop_now ();
   scan->job.name = "scan";
   scan->job.steps = scan_steps;
   scan->job.done = scan_done;

@@ -89,8 +89,35 @@ space_borrow (struct space *space, uint64_t cluster)
   pthread_mutex_lock (&space->lock);
   ours = !bitmap_test (&space->recent, cluster) &&
     bitmap_set (&space->used, cluster, &was) == 0;
+  if (ours && cluster >= space->end)
+    space->end = cluster + 1;   /* else it would be handed out from there */
   pthread_mutex_unlock (&space->lock);
   return ours;
+}
+
+uint64_t
+space_end (struct space *space)
+{
+  uint64_t end;
+
+  pthread_mutex_lock (&space->lock);
+  end = space->end;
+  pthread_mutex_unlock (&space->lock);
+  return end;
+}
+
+void
+space_lower_end (struct space *space, uint64_t floor)
+{
+  uint64_t was;
+
+  pthread_mutex_lock (&space->lock);
+  was = space->end;
+  while (space->end > floor && !bitmap_test (&space->used, space->end - 1))
+    space->end--;
+  if (space->end < was && space->fresh < was)
+    space->fresh = was;         /* it was used before */
+  pthread_mutex_unlock (&space->lock);
 }
 
 /* ---- After a look of a repair ---- */

@@ -213,6 +213,12 @@ int space_add_unnamed (struct space *space, struct bitmap *into);
  */
 bool space_borrow (struct space *space, uint64_t cluster);
 
+/* Where use ends, in clusters; and end it where it does after something behind
+ * its end was borrowed, but not below 'floor'.
+ */
+uint64_t space_end (struct space *space);
+void space_lower_end (struct space *space, uint64_t floor);
+
 /* A repair has seen all tables while nothing changed: what it entered into
  * 'seen' is in use, and those are the tables.  If it does not 'know' all,
  * nothing counts as free from here on.  -ENOMEM.  By whom alone clusters are

@@ -63,6 +63,8 @@ qed_status (struct qed_image *image, struct qed_status *status)
   status->access = access_of (image, status->state);
   status->need_check = atomic_load (&image->need_check);
   status->scanned = qed_scanned (image);
+  status->tables_read = atomic_load (&image->tables_read);
+  status->tables_known = atomic_load (&image->tables_known);
   status->size = image->geometry.image_size;
   status->cluster_size = image->geometry.cluster_size;
   read_space (image, status);

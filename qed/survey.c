@@ -142,11 +142,12 @@ l1_entry (struct survey *survey, uint64_t index, uint64_t entry)
 }
 
 /* A page that was changed, or is used, is in memory as it should be; one that
- * was not changed should be the same on disk.
+ * was not changed should be the same on disk.  It describes so many of the
+ * guest's clusters, from 'cluster' on.
  */
 static void
 take_from_memory (struct survey *survey, uint64_t key, uint64_t where,
-                  unsigned char *buf)
+                  uint64_t cluster, uint64_t clusters, unsigned char *buf)
 {
   struct metadata *md = &survey->image->metadata;
   struct page *page = metadata_lock_page (md, key);
@@ -167,8 +168,11 @@ take_from_memory (struct survey *survey, uint64_t key, uint64_t where,
   page_copy (page, memory);
   clean = !page->dirty && !page->writing;
   metadata_unlock_page (md, page);
-  if (clean && memcmp (memory, buf, PAGE_BYTES) != 0)
+  if (clean && memcmp (memory, buf, PAGE_BYTES) != 0) {
+    survey_set_guest (&survey->image->geometry, &problem, 0, cluster,
+                      clusters);
     survey_report (survey, &problem);
+  }
   memcpy (buf, memory, PAGE_BYTES);
 }
 
@@ -177,13 +181,16 @@ l1_entries (struct tablewalk *walk, uint64_t first, unsigned char *buf,
             size_t n)
 {
   struct survey *survey = survey_of (walk);
+  const struct format_geometry *g = &survey->image->geometry;
   uint64_t entry;
   size_t i;
   int r = 0;
 
   for (i = 0; survey->online && i < n; i += PAGE_ENTRIES)
     take_from_memory (survey, METADATA_KEY_L1 ((first + i) / PAGE_ENTRIES),
-                      survey->image->geometry.l1_offset + (first + i) * 8,
+                      g->l1_offset + (first + i) * 8,
+                      (first + i) << g->entries_bits,
+                      (uint64_t) PAGE_ENTRIES << g->entries_bits,
                       buf + i * 8);
   for (i = 0; i < n && r == 0; i++) {
     entry = format_get64 (buf + i * 8);
@@ -317,7 +324,8 @@ l2_entries (struct tablewalk *walk, struct walk_table *table, uint64_t first,
 
   for (i = 0; survey->online && i < n; i += PAGE_ENTRIES)
     take_from_memory (survey, METADATA_KEY_L2 ((cluster + i) / PAGE_ENTRIES),
-                      table->offset + (first + i) * 8, buf + i * 8);
+                      table->offset + (first + i) * 8, cluster + i,
+                      PAGE_ENTRIES, buf + i * 8);
   if (survey->wanted)
     return survey_name_chunk (survey, table, first, buf, n);
   pthread_mutex_lock (&survey->space->lock);

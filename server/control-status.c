@@ -152,6 +152,10 @@ describe_engine (json_t *image, const struct qed_status *status)
   json_object_set_new (image, "need-check",
                        json_boolean (status->need_check));
   json_object_set_new (image, "scanned", json_boolean (status->scanned));
+  if (!status->scanned) {
+    control_set_number (image, "tables-read", status->tables_read);
+    control_set_number (image, "tables-known", status->tables_known);
+  }
   control_set_number (image, "virtual-size", status->size);
   control_set_number (image, "cluster-size", status->cluster_size);
   control_set_number (image, "file-size", status->file_size);

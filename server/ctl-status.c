@@ -190,6 +190,20 @@ report_running (struct ctl_report *report, const json_t *running)
   ctl_report_string (report, NULL, "running", text);
 }
 
+/* Its tables are read: changes wait for that. */
+static void
+report_opening (struct ctl_report *report, const json_t *image)
+{
+  char text[64];
+
+  if (json_object_get (image, "tables-known") == NULL)
+    return;
+  snprintf (text, sizeof text, "%" PRIu64 " of %" PRIu64 " tables are read",
+            ctl_json_number (image, "tables-read"),
+            ctl_json_number (image, "tables-known"));
+  ctl_report_string (report, NULL, "opening", text);
+}
+
 static void
 report_last (struct ctl_report *report, const json_t *last)
 {
@@ -224,6 +238,7 @@ report_open (struct ctl_report *report, const json_t *image)
             ctl_json_number (image, "cached-pages-max"),
             ctl_json_number (image, "dirty-pages"));
   ctl_report_string (report, NULL, "table cache", text);
+  report_opening (report, image);
   report_running (report, json_object_get (image, "running-check"));
   report_last (report, json_object_get (image, "last-check"));
 }

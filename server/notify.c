@@ -82,8 +82,9 @@ describe_image (struct export *export, char text[TEXT_SIZE])
   qed_status (export_image (export), &status);
   control_check_look (export, &check);
   if (!status.scanned)
-    snprintf (text, TEXT_SIZE, "Opening %s: its tables are read",
-              export_name (export));
+    snprintf (text, TEXT_SIZE, "Opening %s: %" PRIu64 " of %" PRIu64
+              " tables are read", export_name (export), status.tables_read,
+              status.tables_known);
   else if (check.running)
     snprintf (text, TEXT_SIZE, "Serving %s, %s; a check is at %" PRIu64 " %%",
               export_name (export), state_to_text (status.state),

@@ -184,17 +184,15 @@ def judge_refusal(client, view, lost):
 
 def found_served(trial):
     """NEED_CHECK is the server's own business, and only a field of the
-    report; what lies behind the last cluster in use is its room for growth,
-    and no leak.
+    report; holes behind the last cluster in use are its room for growth.
     """
     view, found = trial.before, dict(trial.expect.found)
     found.pop("need-check", None)
-    for code, clusters in ("leak", view.leaked), ("free", view.free):
-        behind = sum(c >= view.end_of_use for c in clusters)
-        if code in found and found[code] > behind:
-            found[code] -= behind
-        else:
-            found.pop(code, None)
+    behind = sum(c >= view.end_of_use for c in view.free)
+    if found.get("free", 0) > behind:
+        found["free"] -= behind
+    else:
+        found.pop("free", None)
     return found
 
 

@@ -236,14 +236,14 @@ def judge_problems(report, view, found):
 
 
 def judge_leaks_told(report, view, found, end):
-    """Leaked clusters, one by one, below 'end'."""
+    """Leaked clusters, one by one; those that are free below 'end'."""
     leaked = []
     for p in report["problems"]:
         if p["code"] == "leak":
             demand("leak at a cluster", p["where"] % view.C, 0)
             first = p["where"] // view.C
             leaked += range(first, first + -(-p["bytes"] // view.C))
-    demand("leaked", sorted(leaked), [c for c in view.leaked if c < end])
+    demand("leaked", sorted(leaked), view.leaked)
     demand("free clusters", len([c for c in view.free if c < end]),
            found.get("free", 0))
 
