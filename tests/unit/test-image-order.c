@@ -320,13 +320,31 @@ test_recover_debris (void **state)
   assert_int_equal (qed_start (image), 0);
   wait_scanned ();
   wait_clean ();
-  EXPECT_CALLS (PAGE (TABLE), SYNC, L1_PAGE, SYNC, SYNC,
-                CUT (AT_END + 2 * CLUSTER), HEADER, SYNC, SYNC);
+  /* What nothing names may be the dropped table's: nothing is cut. */
+  EXPECT_CALLS (PAGE (TABLE), SYNC, L1_PAGE, SYNC, SYNC, HEADER, SYNC, SYNC);
   assert_true (fake_peek64 (fake, AT_L1) == TABLE);
   assert_true (fake_peek64 (fake, AT_L1 + 8) == 0);
   assert_true (fake_peek64 (fake, TABLE) == FIRST);
   assert_true (fake_peek64 (fake, TABLE + 16) == 0);
   assert_true (qed_writable (image));
+  assert_int_equal (close_image (), 0);
+}
+
+/* If L1 was in order it is known what is free: the tail is cut. */
+static void
+test_recover_cuts (void **state)
+{
+  (void) state;
+  make_dirty ();
+  fake_poke64 (fake, TABLE + 16, AT_END + 60 * CLUSTER);
+  assert_int_equal (open_image (), 0);
+  fake_forget (fake);
+  assert_int_equal (qed_start (image), 0);
+  wait_scanned ();
+  wait_clean ();
+  EXPECT_CALLS (PAGE (TABLE), SYNC, SYNC,
+                CUT (AT_END + 2 * CLUSTER), HEADER, SYNC, SYNC);
+  assert_true (fake_peek64 (fake, TABLE + 16) == 0);
   assert_int_equal (close_image (), 0);
 }
 
@@ -403,6 +421,7 @@ main (void)
     FAKE_IMAGE_TEST (test_autoclear),
     FAKE_IMAGE_TEST (test_recover),
     FAKE_IMAGE_TEST (test_recover_debris),
+    FAKE_IMAGE_TEST (test_recover_cuts),
     FAKE_IMAGE_TEST (test_recover_not),
     FAKE_IMAGE_TEST (test_need_check),
     FAKE_IMAGE_TEST (test_refused),
