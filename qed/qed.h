@@ -85,9 +85,10 @@ enum qed_backing_mode {
 };
 
 struct qed_options {
-  const char *path;             /* the image file; with 'examine' and
-                                 * 'skip_backing' it may lie on an NBD
-                                 * server: a URI */
+  const char *path;             /* the image file; with 'remote', or
+                                 * 'examine' and 'skip_backing', it may lie
+                                 * on an NBD server: a URI */
+  bool remote;
   bool raw_image;               /* at a URI: it may be written to, and it is
                                  * an image file also if the server says that
                                  * it serves disks */

@@ -70,8 +70,24 @@ const char plugin_config_help[] =
 /* ---- One function for each parameter ----------------------------------- */
 
 static int
+parse_uri (const char *value)
+{
+  absolute_path = strdup (value);
+  if (absolute_path == NULL) {
+    nbdkit_error ("out of memory");
+    return -1;
+  }
+  plugin_config.options.path = absolute_path;
+  plugin_config.options.remote = true;
+  plugin_config.name = "";
+  return 0;
+}
+
+static int
 parse_file (const char *value)
 {
+  if (qed_backing_is_nbd (value))
+    return parse_uri (value);
   absolute_path = nbdkit_absolute_path (value);
   if (absolute_path == NULL)
     return -1;
