@@ -34,7 +34,9 @@ static char *backing_directory; /* likewise */
 static char *control_path;      /* what plugin_config.control points at */
 
 const char plugin_config_help[] =
-  "[file=]<IMAGE>     (required, or dir) The QED image to serve.\n"
+  "[file=]<IMAGE>     (required, or dir) The QED image to serve; or the URI of\n"
+  "                   another NBD server's export (nbd://...) that holds the\n"
+  "                   image file, and that nobody else uses.\n"
   "dir=<DIRECTORY>    (required, or file) Serve each *.qed in the directory,\n"
   "                   as an export of its file name.  It is open only while\n"
   "                   it has clients, and some seconds longer.\n"
