@@ -391,7 +391,7 @@ open_uri (struct qed_image *image, const char *uri, struct backing **backing)
     r = new_backing (uri, backing);
   if (r < 0)
     return r;
-  r = storage_nbd_open (uri, image->path, false, &image->options.log,
+  r = storage_nbd_open (uri, image->path, 0, &image->options.log,
                         &(*backing)->raw);
   if (r == 0) {
     (*backing)->remote = true;

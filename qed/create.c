@@ -24,6 +24,7 @@
 #include "lock.h"
 #include "log.h"
 #include "qed.h"
+#include "storage.h"
 
 #define ZERO_CHUNK (1u << 20)
 
@@ -33,8 +34,9 @@ struct creation {
   struct format_header header;
   uint64_t end;                 /* the length of the empty image */
   int fd;
+  struct storage *storage;      /* an export, instead of a file */
   bool created;                 /* the file is ours to remove again */
-  bool block_device;
+  bool fixed_length;            /* a device, or an export */
   uint64_t old_size;            /* of an existing file or device */
 };
 
@@ -187,28 +189,70 @@ check_backing_is_other (struct creation *c)
 }
 
 static int
+check_room (struct creation *c)
+{
+  if (c->old_size >= c->end)
+    return 0;
+  log_error (c->log, "%s: there are %" PRIu64 " bytes, an empty image of this "
+             "geometry takes %" PRIu64 ": choose smaller clusters or tables",
+             c->options->path, c->old_size, c->end);
+  return -ENOSPC;
+}
+
+/* A guest's disk is left alone, and everything else without 'force'. */
+static int
+open_export (struct creation *c)
+{
+  const char *uri = c->options->path;
+  int r;
+
+  if (c->options->backing) {
+    log_error (c->log, "%s: an image on an NBD server can't have a backing "
+               "file", uri);
+    return -EINVAL;
+  }
+  if (!c->options->force) {
+    log_error (c->log, "%s: what this export holds would be lost: overwrite "
+               "it with --force, if nobody uses it", uri);
+    return -EEXIST;
+  }
+  r = storage_nbd_open (uri, NULL, STORAGE_NBD_WRITE | STORAGE_NBD_ONCE,
+                        c->log, &c->storage);
+  if (r < 0)
+    return r;
+  if (c->storage->guest_disk) {
+    log_error (c->log, "%s: this is a disk that a server of ours serves: "
+               "nothing is written to it", uri);
+    return -EINVAL;
+  }
+  c->fixed_length = true;
+  r = c->storage->ops->length (c->storage, &c->old_size);
+  return r < 0 ? r : check_room (c);
+}
+
+static int
 open_existing (struct creation *c)
 {
   struct file_facts facts;
+  int r = 0;
 
   c->fd = file_open (c->options->path, NULL, O_RDWR, c->log, &facts);
   if (c->fd < 0)
     return c->fd;
-  c->block_device = facts.block_device;
+  c->fixed_length = facts.block_device;
   c->old_size = facts.size;
-  if (c->block_device && c->old_size < c->end) {
-    log_error (c->log, "%s: the device has %" PRIu64 " bytes, an empty image "
-               "of this geometry %" PRIu64 ": choose smaller clusters or "
-               "tables", c->options->path, c->old_size, c->end);
-    return -ENOSPC;
-  }
-  return check_backing_is_other (c);
+  if (c->fixed_length)
+    r = check_room (c);
+  return r < 0 ? r : check_backing_is_other (c);
 }
 
 static int
 open_file (struct creation *c)
 {
   struct stat st;
+
+  if (qed_backing_is_nbd (c->options->path))
+    return open_export (c);
 
   /* lstat: over a dangling link, open_new fails and says so. */
   if (c->options->force && lstat (c->options->path, &st) == 0)
@@ -222,8 +266,11 @@ take_lock (struct creation *c)
 {
   const char *path = c->options->path;
   char holder[LOCK_HOLDER_SIZE];
-  const int r = lock_take (c->fd, true, holder);
+  int r;
 
+  if (c->storage)               /* there are none */
+    return 0;
+  r = lock_take (c->fd, true, holder);
   if (r == -EAGAIN)
     log_error (c->log, "%s: is in use by %s: nothing was changed", path,
                holder[0] ? holder : "another process");
@@ -237,18 +284,35 @@ take_lock (struct creation *c)
 /* ---- Write ------------------------------------------------------------- */
 
 static int
-write_zeroes (int fd, uint64_t offset, uint64_t count)
+put (const struct creation *c, const void *buf, size_t count, uint64_t offset)
+{
+  return c->storage ? c->storage->ops->pwrite (c->storage, buf, count, offset)
+    : file_write (c->fd, buf, count, offset);
+}
+
+static int
+sync_data (const struct creation *c)
+{
+  if (c->storage)
+    return c->storage->ops->sync (c->storage);
+  return fdatasync (c->fd) == -1 ? -errno : 0;
+}
+
+static int
+write_zeroes (const struct creation *c, uint64_t offset, uint64_t count)
 {
   char *buf;
   int r = 0;
 
+  if (c->storage)
+    return c->storage->ops->zero (c->storage, offset, count);
   buf = calloc (1, ZERO_CHUNK);
   if (buf == NULL)
     return -ENOMEM;
   while (r == 0 && count > 0) {
     const size_t n = count < ZERO_CHUNK ? count : ZERO_CHUNK;
 
-    r = file_write (fd, buf, n, offset);
+    r = put (c, buf, n, offset);
     offset += n;
     count -= n;
   }
@@ -265,16 +329,16 @@ clear_space (struct creation *c)
 {
   int r = 0;
 
-  if (!c->block_device) {
+  if (!c->fixed_length) {
     if (ftruncate (c->fd, 0) == -1 || ftruncate (c->fd, c->end) == -1)
       return failed (c, -errno, "set the length");
   }
   else {
-    r = write_zeroes (c->fd, 0, FORMAT_SECTOR);
-    if (r == 0 && fdatasync (c->fd) == -1)
-      r = -errno;
+    r = write_zeroes (c, 0, FORMAT_SECTOR);
     if (r == 0)
-      r = write_zeroes (c->fd, FORMAT_SECTOR, c->end - FORMAT_SECTOR);
+      r = sync_data (c);
+    if (r == 0)
+      r = write_zeroes (c, FORMAT_SECTOR, c->end - FORMAT_SECTOR);
     if (r < 0)
       return failed (c, r, "zero the header and L1 table");
   }
@@ -298,15 +362,14 @@ write_header (struct creation *c)
     memcpy (buf + FORMAT_HEADER_BYTES, c->options->backing,
             c->header.backing_filename_size);
 
-  r = file_write (c->fd, buf + FORMAT_SECTOR, size - FORMAT_SECTOR,
-                  FORMAT_SECTOR);
-  if (r == 0 && fdatasync (c->fd) == -1)
-    r = -errno;
+  r = put (c, buf + FORMAT_SECTOR, size - FORMAT_SECTOR, FORMAT_SECTOR);
+  if (r == 0)
+    r = sync_data (c);
   /* From here on it is an image. */
   if (r == 0)
-    r = file_write (c->fd, buf, FORMAT_SECTOR, 0);
-  if (r == 0 && fsync (c->fd) == -1)
-    r = -errno;
+    r = put (c, buf, FORMAT_SECTOR, 0);
+  if (r == 0)
+    r = c->storage ? sync_data (c) : fsync (c->fd) == -1 ? -errno : 0;
   free (buf);
   return r < 0 ? failed (c, r, "write the header") : 0;
 }
@@ -357,5 +420,7 @@ qed_create (const struct qed_create_options *options)
     unlink (options->path);
   if (c.fd >= 0)
     close (c.fd);
+  if (c.storage)
+    c.storage->ops->close (c.storage);
   return r;
 }

@@ -321,7 +321,8 @@ fetch_zero (struct storage *s, struct fetch_blocks *blocks, uint64_t offset,
 }
 
 int
-fetch_punch (struct storage *s, uint64_t offset, uint64_t count)
+fetch_punch (struct storage *s, struct fetch_blocks *blocks, uint64_t offset,
+             uint64_t count)
 {
   uint64_t length;
   int r = s->ops->length (s, &length);
@@ -331,7 +332,10 @@ fetch_punch (struct storage *s, uint64_t offset, uint64_t count)
   count = inside (offset, count, length);
   if (!is_aligned (s, offset, count, length))
     return -EOPNOTSUPP;
-  return zero_blocks (s, FETCH_PUNCH, offset, offset + count);
+  pthread_rwlock_rdlock (&blocks->lock);
+  r = zero_blocks (s, FETCH_PUNCH, offset, offset + count);
+  pthread_rwlock_unlock (&blocks->lock);
+  return r;
 }
 
 int

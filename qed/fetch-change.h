@@ -41,7 +41,8 @@ int fetch_pwritev (struct storage *s, struct fetch_blocks *blocks,
                    const struct iovec *iov, int n, uint64_t offset);
 int fetch_zero (struct storage *s, struct fetch_blocks *blocks,
                 uint64_t offset, uint64_t count);
-int fetch_punch (struct storage *s, uint64_t offset, uint64_t count);
+int fetch_punch (struct storage *s, struct fetch_blocks *blocks,
+                 uint64_t offset, uint64_t count);
 int fetch_sync (struct storage *s);
 
 #endif /* QED_FETCH_CHANGE_H */

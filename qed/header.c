@@ -77,9 +77,8 @@ sync_done (struct storage_io *io)
 {
   struct job *job = io->opaque;
 
-  if (io->error < 0)
-    image_fail (image_of (job), job->at->name, io->error);
-  job_io_end (job, io->error);
+  job_io_end (job, image_sync_result (image_of (job), job->at->name,
+                                      io->error));
 }
 
 int

@@ -131,6 +131,16 @@ image_fail (struct qed_image *image, const char *step, int error)
              strerror (-error));
 }
 
+int
+image_sync_result (struct qed_image *image, const char *step, int error)
+{
+  if (error == -ENOTCONN)       /* not tried: nothing is lost yet */
+    return -EIO;
+  if (error < 0)
+    image_fail (image, step, error);
+  return error;
+}
+
 void
 image_report (struct qed_image *image, const char *what, uint64_t offset,
               int error)
@@ -313,6 +323,12 @@ open_backing (struct qed_image *image)
   if (image->options.skip_backing) {
     image->backing_skipped = true;
     return 0;
+  }
+  if (image->storage->ops->submit) {
+    log_error (&image->options.log, "%s: has a backing file, which an image on "
+               "an NBD server can't have: serve it on the host where it lies",
+               image->path);
+    return -EOPNOTSUPP;
   }
   return backing_open (image, &image->backing);
 }

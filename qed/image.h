@@ -192,6 +192,11 @@ void image_mended (struct qed_image *image);
 /* A sync failed: nothing may be reported durable any more (O8). */
 void image_fail (struct qed_image *image, const char *step, int error);
 
+/* A sync has ended, and failed the image if anything may be lost: what its
+ * job gets.
+ */
+int image_sync_result (struct qed_image *image, const char *step, int error);
+
 /* Say why a request failed ("writing data at file offset"); rate-limited. */
 void image_report (struct qed_image *image, const char *what,
                    uint64_t offset, int error);

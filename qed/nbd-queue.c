@@ -107,9 +107,9 @@ nbd_queue_error (const struct fetch *fetch)
 
 /* What waited for the connection for too long gets this. */
 static int
-error_lost (const struct storage_nbd *s)
+error_lost (const struct storage_nbd *s, const struct fetch *fetch)
 {
-  return s->is_image ? -ENOTCONN : -EIO;
+  return s->once || fetch->op == FETCH_FLUSH ? -ENOTCONN : -EIO;
 }
 
 static bool
@@ -193,13 +193,13 @@ flush_if_much (struct storage_nbd *s)
 static bool
 is_fed_up (struct storage_nbd *s, const struct fetch *fetch)
 {
-  if (atomic_load (&s->storage.given_up) || (s->is_image && s->gave_up))
+  if (atomic_load (&s->storage.given_up) || (s->once && s->gave_up))
     return true;
   if (loop_now () - fetch->lost_at < PATIENCE_SECONDS)
     return false;
   if (!s->gave_up)
     log_error (&s->log, "%s cannot be reached (%s): %s", s->name,
-               s->link.error, s->is_image ? "start again when the server is "
+               s->link.error, s->once ? "start again when the server is "
                "back" : "what has waited long enough fails, what comes later "
                "tries again");
   s->gave_up = true;
@@ -222,7 +222,7 @@ sift (struct storage_nbd *s)
     if (fetch->op == FETCH_CACHE || !atomic_load (&fetch->wanted))
       nbd_queue_end (s, fetch, 0);
     else if (is_fed_up (s, fetch))
-      nbd_queue_end (s, fetch, error_lost (s));
+      nbd_queue_end (s, fetch, error_lost (s, fetch));
     else
       fetch_list_append (&s->queue, fetch);
   }
@@ -305,14 +305,17 @@ link_turn (struct nbd_link *link)
 static void
 export_changed (struct storage_nbd *s)
 {
+  struct fetch *fetch;
+
   if (!s->told_changed)
     log_error (&s->log, "%s is not the same any more: %s; %s", s->name,
-               s->link.error, s->is_image ? "start again when nobody else "
+               s->link.error, s->once ? "start again when nobody else "
                "changes it" : "what needs it fails until the server has the "
                "old one again");
   s->told_changed = true;
-  s->gave_up |= s->is_image;
-  end_all (s, &s->queue, error_lost (s));
+  s->gave_up |= s->once;
+  while ((fetch = fetch_list_take_first (&s->queue)) != NULL)
+    nbd_queue_end (s, fetch, error_lost (s, fetch));
 }
 
 static void

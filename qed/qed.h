@@ -85,9 +85,10 @@ enum qed_backing_mode {
 };
 
 struct qed_options {
-  const char *path;             /* the image file; with 'examine' and
-                                 * 'skip_backing' it may lie on an NBD
-                                 * server: a URI */
+  const char *path;             /* the image file; with 'remote', or
+                                 * 'examine' and 'skip_backing', it may lie
+                                 * on an NBD server: a URI */
+  bool remote;
   bool raw_image;               /* at a URI: it may be written to, and it is
                                  * an image file also if the server says that
                                  * it serves disks */
@@ -337,7 +338,8 @@ void qed_request_withdraw (struct qed_image *image,
 #define QED_TABLE_SIZE_DEFAULT 4
 
 struct qed_create_options {
-  const char *path;
+  const char *path;             /* a file, a block device, or the URI of an
+                                 * export, which needs 'force' */
   uint64_t size;                /* the guest's bytes, a multiple of 512 */
   uint32_t cluster_size;        /* bytes */
   uint32_t table_size;          /* clusters */
@@ -432,7 +434,8 @@ struct qed_info {
   uint64_t image_size;          /* what the guest sees */
   uint64_t max_image_size;      /* what this geometry could hold */
   uint64_t file_size;           /* the length of the file */
-  uint64_t disk_size;           /* what the file takes on its file system */
+  uint64_t disk_size;           /* what the file takes on its file system;
+                                 * UINT64_MAX: it is on a server */
   uint32_t cluster_size;        /* bytes */
   uint32_t table_size;          /* clusters */
   uint32_t header_size;         /* clusters */
@@ -441,8 +444,8 @@ struct qed_info {
   char *backing;                /* NULL if there is none */
 };
 
-/* Read the header of an image.  Takes no lock and writes nothing.  Fill in
- * *info, to be freed with qed_info_free.
+/* Read the header of an image, which may be on an NBD server (a URI).  Takes no
+ * lock and writes nothing.  Fill in *info, to be freed with qed_info_free.
  */
 int qed_info_read (const char *path, const struct qed_log *log,
                    struct qed_info *info);

@@ -210,6 +210,12 @@ storage_zero (struct storage *storage, uint64_t offset, uint64_t count)
 }
 
 static int
+storage_punch (struct storage *storage, uint64_t offset, uint64_t count)
+{
+  return fetch_punch (storage, &nbd_of (storage)->blocks, offset, count);
+}
+
+static int
 nbd_resize (struct storage *storage, uint64_t length)
 {
   return length == nbd_of (storage)->size ? 0 : -EOPNOTSUPP;
@@ -227,7 +233,7 @@ static const struct storage_ops nbd_ops = {
   .pwrite = storage_pwrite,
   .pwritev = storage_pwritev,
   .zero = storage_zero,
-  .punch = fetch_punch,
+  .punch = storage_punch,
   .prefetch = fetch_prefetch,
   .resize = nbd_resize,
   .sync = fetch_sync,
@@ -253,7 +259,7 @@ make_name (const char *uri, const char *about)
 }
 
 static struct storage_nbd *
-new_storage (const char *uri, const char *about, bool write,
+new_storage (const char *uri, const char *about, unsigned flags,
              const struct qed_log *log)
 {
   struct storage_nbd *s = calloc (1, sizeof *s);
@@ -269,8 +275,9 @@ new_storage (const char *uri, const char *about, bool write,
     return NULL;
   }
   s->is_image = about == NULL;
+  s->once = (flags & STORAGE_NBD_ONCE) != 0;
   s->storage.ops = &nbd_ops;
-  s->storage.read_only = !write;
+  s->storage.read_only = !(flags & STORAGE_NBD_WRITE);
   s->log = *log;
   pthread_mutex_init (&s->lock, NULL);
   fetch_window_init (&s->window);
@@ -309,12 +316,17 @@ check_writable (const struct storage_nbd *s)
 
 /* What is known from now on, and has to stay so. */
 static int
-take_export (struct storage_nbd *s)
+take_export (struct storage_nbd *s, unsigned flags)
 {
   const struct nbd_export *export = &s->link.export;
 
   s->size = export->size;
   s->storage.guest_disk = export->guest_disk;
+  if (export->read_only && !s->storage.read_only &&
+      (flags & STORAGE_NBD_MAY_READ)) {
+    log_warning (&s->log, "%s is exported read-only, and served so", s->name);
+    s->storage.read_only = true;
+  }
   if (s->storage.read_only)
     return 0;
   s->storage.block = (uint32_t) export->minimum;
@@ -336,10 +348,10 @@ say_unreachable (const struct storage_nbd *s, const char *about, int error)
 }
 
 int
-storage_nbd_open (const char *uri, const char *about, bool write,
+storage_nbd_open (const char *uri, const char *about, unsigned flags,
                   const struct qed_log *log, struct storage **storage)
 {
-  struct storage_nbd *s = new_storage (uri, about, write, log);
+  struct storage_nbd *s = new_storage (uri, about, flags, log);
   int r;
 
   if (s == NULL) {
@@ -350,7 +362,7 @@ storage_nbd_open (const char *uri, const char *about, bool write,
   if (r < 0)
     say_unreachable (s, about, r);
   else
-    r = take_export (s);
+    r = take_export (s, flags);
   nbd_link_disconnect_plainly (&s->link); /* a fork may follow */
   if (r < 0)
     nbd_storage_close (&s->storage);

@@ -41,8 +41,9 @@ struct storage_nbd {
   struct storage storage;
   char *uri;
   char *name;                   /* whose and what it is, for messages */
-  bool is_image;                /* not a backing file: if the server stays
-                                 * away, that is the end */
+  bool is_image;                /* not a backing file */
+  bool once;                    /* if the server stays away, that is the
+                                 * end */
   struct qed_log log;
   uint64_t size;
   struct loop *loop;            /* NULL before start */

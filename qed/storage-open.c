@@ -34,21 +34,21 @@ storage_nbd_advice (const char *uri, int error, const char *message)
   }
 }
 
-/* What for: to be examined; to be repaired, which takes the user's word that
- * the export is an image file; and nothing else.
+/* What for: to be served; to be examined; to be repaired, which takes the
+ * user's word that the export is an image file; and nothing else.
  */
 static int
 may_open_export (const struct qed_options *options)
 {
   const char *uri = options->path;
 
-  if (!options->examine) {
-    log_error (&options->log, "%s: an image on an NBD server can be checked "
-               "and repaired from here and nothing else: run this on the host "
-               "where the file lies", uri);
+  if (!options->examine && !options->remote) {
+    log_error (&options->log, "%s: an image on an NBD server can be checked, "
+               "repaired and served from here and nothing else: run this on "
+               "the host where the file lies", uri);
     return -EOPNOTSUPP;
   }
-  if (options->read_only || options->raw_image)
+  if (options->read_only || options->raw_image || options->remote)
     return 0;
   log_error (&options->log, "%s: nothing is written to another server's "
              "export without --raw-image: give it if the export is a QED file "
@@ -72,20 +72,28 @@ refuse_guest_disk (const struct qed_options *options,
   return -EINVAL;
 }
 
+static unsigned
+flags_of (const struct qed_options *options)
+{
+  return (options->read_only ? 0 : STORAGE_NBD_WRITE) |
+    (options->remote && !options->need_write ? STORAGE_NBD_MAY_READ : 0) |
+    (options->remote ? 0 : STORAGE_NBD_ONCE);
+}
+
 static int
 open_export (const struct qed_options *options, struct storage **storage)
 {
   int r = may_open_export (options);
 
   if (r == 0)
-    r = storage_nbd_open (options->path, NULL, !options->read_only,
+    r = storage_nbd_open (options->path, NULL, flags_of (options),
                           &options->log, storage);
   if (r < 0)
     return r;
   r = refuse_guest_disk (options, *storage);
   if (r < 0)
     (*storage)->ops->close (*storage);
-  else if (!options->read_only)
+  else if (!(*storage)->read_only)
     log_warning (&options->log, "%s: a server's export has no locks: nobody "
                  "else may use this image until the end", options->path);
   return r;

@@ -55,7 +55,9 @@ struct storage_ops {
   int (*resize) (struct storage *s, uint64_t length);
   int (*length) (struct storage *s, uint64_t *length);
 
-  /* Make everything durable that was written before the call. */
+  /* Make everything durable that was written before the call.  With -ENOTCONN
+   * nothing was lost: it could not be tried, and the next one does it all.
+   */
   int (*sync) (struct storage *s);
 
   /* The first range at or after 'offset' that may hold data: *start..*end;
@@ -172,11 +174,18 @@ int storage_file_open_fd (int fd, const char *path, bool lock,
  * once to see whether it is there and how long it is, which takes 10 seconds
  * at most and the time that a name takes to be resolved.  'about' is the image
  * that has it as its backing file, for messages; or NULL: the export is the
- * image's file itself.  Then everything fails with -ENOTCONN once the server
- * was away for too long, for good.  With 'write', -EROFS or -EOPNOTSUPP if the
- * server doesn't take changes, or can't flush them.
+ * image's file itself.
+ *
+ * WRITE: -EROFS or -EOPNOTSUPP if the server doesn't take changes, or can't
+ * flush them.  MAY_READ: with a warning, it is only read if the server doesn't
+ * take changes.  ONCE: everything fails with -ENOTCONN once the server was away
+ * for too long, for good; without, what has waited for too long fails.
  */
-int storage_nbd_open (const char *uri, const char *about, bool write,
+#define STORAGE_NBD_WRITE 1u
+#define STORAGE_NBD_MAY_READ 2u
+#define STORAGE_NBD_ONCE 4u
+
+int storage_nbd_open (const char *uri, const char *about, unsigned flags,
                       const struct qed_log *log, struct storage **storage);
 
 /* What to do about -errno of storage_nbd_open: ": see that ...", or "". */

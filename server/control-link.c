@@ -67,7 +67,7 @@ control_link_add (const struct qed_file_id *id, const char *image)
 {
   char path[PATH_MAX + 64], new[PATH_MAX + 64];
 
-  if (target == NULL)
+  if (target == NULL || id->inode == 0)         /* no file of this host */
     return;
   full_path (id, "", path);
   full_path (id, ".new", new);
@@ -86,7 +86,7 @@ control_link_remove (const struct qed_file_id *id)
   char path[PATH_MAX + 64], leads_to[PATH_MAX];
   ssize_t n;
 
-  if (target == NULL)
+  if (target == NULL || id->inode == 0)
     return;
   full_path (id, "", path);
   n = readlink (path, leads_to, sizeof leads_to);

@@ -178,11 +178,6 @@ tell_state (const char *path, const struct qed_check_options *check,
     ctl_error ("%s: nothing was written", path);
     return;
   }
-  if (ctl_is_uri (path)) {
-    ctl_error ("%s: the repair is not complete: run it again to finish it",
-               path);
-    return;
-  }
   if (qed_info_read (path, log, &info) < 0)
     return;
   dirty = info.features & QED_F_NEED_CHECK;

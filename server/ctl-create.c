@@ -130,7 +130,7 @@ run (const struct ctl_command *command, int argc, char **argv)
 
 const struct ctl_command ctl_create_command = {
   .name = "create",
-  .arguments = "IMAGE SIZE",
+  .arguments = "IMAGE|URI SIZE",
   .summary = "Make an empty image",
   .help =
   "  SIZE                        bytes, or with a suffix K, M, G, T, P or E\n"
@@ -145,7 +145,8 @@ const struct ctl_command ctl_create_command = {
   "                              TLS, as libnbd has them\n"
   "  --backing-format raw|qed    raw: FILE is never probed for a format; a\n"
   "                              URI is always raw\n"
-  "  --force                     overwrite IMAGE if it exists\n"
+  "  --force                     overwrite IMAGE if it exists, or whatever the\n"
+  "                              export of the URI holds\n"
   "  --json                      print what was made as a JSON object\n",
   .run = run,
 };

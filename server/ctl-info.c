@@ -32,7 +32,8 @@ ctl_info_print (const char *path, const struct qed_info *info, bool json)
   ctl_report_size (report, "max-virtual-size", "largest virtual size",
                    info->max_image_size);
   ctl_report_size (report, "file-size", "file length", info->file_size);
-  ctl_report_size (report, "actual-size", "disk usage", info->disk_size);
+  if (info->disk_size != UINT64_MAX)
+    ctl_report_size (report, "actual-size", "disk usage", info->disk_size);
   ctl_report_size (report, "cluster-size", "cluster size",
                    info->cluster_size);
   ctl_report_number (report, "table-size", "table size", info->table_size,
@@ -100,9 +101,11 @@ run (const struct ctl_command *command, int argc, char **argv)
 
 const struct ctl_command ctl_info_command = {
   .name = "info",
-  .arguments = "IMAGE",
+  .arguments = "IMAGE|URI",
   .summary = "Show what the header of an image says",
   .help =
+  "A URI (nbd://...) is that of an export that holds the image file.\n"
+  "\n"
   "  --json                      print a JSON object\n",
   .run = run,
 };

@@ -34,7 +34,9 @@ static char *backing_directory; /* likewise */
 static char *control_path;      /* what plugin_config.control points at */
 
 const char plugin_config_help[] =
-  "[file=]<IMAGE>     (required, or dir) The QED image to serve.\n"
+  "[file=]<IMAGE>     (required, or dir) The QED image to serve; or the URI of\n"
+  "                   another NBD server's export (nbd://...) that holds the\n"
+  "                   image file, and that nobody else uses.\n"
   "dir=<DIRECTORY>    (required, or file) Serve each *.qed in the directory,\n"
   "                   as an export of its file name.  It is open only while\n"
   "                   it has clients, and some seconds longer.\n"
@@ -70,8 +72,24 @@ const char plugin_config_help[] =
 /* ---- One function for each parameter ----------------------------------- */
 
 static int
+parse_uri (const char *value)
+{
+  absolute_path = strdup (value);
+  if (absolute_path == NULL) {
+    nbdkit_error ("out of memory");
+    return -1;
+  }
+  plugin_config.options.path = absolute_path;
+  plugin_config.options.remote = true;
+  plugin_config.name = "";
+  return 0;
+}
+
+static int
 parse_file (const char *value)
 {
+  if (qed_backing_is_nbd (value))
+    return parse_uri (value);
   absolute_path = nbdkit_absolute_path (value);
   if (absolute_path == NULL)
     return -1;

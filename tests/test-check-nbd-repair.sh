@@ -28,9 +28,11 @@ start ()
         qemu) start_backing qemu-nbd -t -e 20 -f raw --discard=unmap \
                             -k "$backing_sock" "$2" ;;
         # What isn't flushed is lost with it.
-        volatile) start_backing nbdkit -f -U "$backing_sock" --filter=cache \
-                                --filter=delay file "$2" cache=writeback \
-                                rdelay=10ms wdelay=40ms ;;
+        volatile) rm -f log
+                  start_backing nbdkit -f -U "$backing_sock" --filter=log \
+                                --filter=cache --filter=delay file "$2" \
+                                cache=writeback rdelay=10ms wdelay=40ms \
+                                logfile="$tmpdir/log" ;;
     esac
 }
 
@@ -60,14 +62,15 @@ wrong ()
     fi
 }
 
-# begin FILE: a repair of it, $checker, at a server that is slow.
+# begin FILE: a repair of it, $checker, at a server that is slow.  The third
+# connection is that which is made anew when it is lost.
 begin ()
 {
     start volatile "$1"
     timeout 60 qedctl check --repair --raw-image "$backing_uri" \
             > out 2> err < /dev/null &
     checker=$!
-    wait_for grep -q "has no locks" err
+    wait_for grep -q "connection=3 Connect" log
 }
 
 # wait_for COMMAND...: until it is true, for 20 seconds at most.

@@ -435,12 +435,12 @@ storage_file_open_fd (int fd, const char *path, bool lock,
 
 /* There is no network on the simulated machine. */
 int
-storage_nbd_open (const char *uri, const char *about, bool write,
+storage_nbd_open (const char *uri, const char *about, unsigned flags,
                   const struct qed_log *log, struct storage **storage)
 {
   (void) uri;
   (void) about;
-  (void) write;
+  (void) flags;
   (void) log;
   *storage = NULL;
   return -ENETUNREACH;

@@ -106,11 +106,11 @@ static const struct storage_ops sock_ops = {
 
 /* In the place of the engine's own. */
 int
-storage_nbd_open (const char *uri, const char *about, bool write,
+storage_nbd_open (const char *uri, const char *about, unsigned flags,
                   const struct qed_log *log, struct storage **storage)
 {
   (void) about;
-  (void) write;
+  (void) flags;
   (void) log;
   assert_string_equal (uri, "nbd://there/");
   *storage = &sock.storage;
