@@ -89,8 +89,14 @@ void control_check_look (const struct export *export,
 /* How many run. */
 unsigned control_checks_running (void);
 
-/* Let all that run end early, and those that would start. */
+/* Let all that run end early, and those that would start; or one, of an image
+ * that is to be released.
+ */
 void control_checks_cancel (void);
+void control_checks_cancel_image (const struct qed_image *image);
+
+/* Whether a repair of an image runs. */
+bool control_check_repairs (const struct export *export);
 
 /* After that, when none runs any more. */
 void control_checks_forget (void);
