@@ -30,6 +30,8 @@ json_t *control_metrics (struct control_request *request);
 json_t *control_flush (struct control_request *request);
 json_t *control_check (struct control_request *request);
 json_t *control_repair (struct control_request *request);
+json_t *control_release (struct control_request *request);
+json_t *control_activate (struct control_request *request);
 
 /* The reply of a command that failed. */
 json_t *control_fail (const char *code, const char *fmt, ...)
