@@ -442,7 +442,8 @@ const struct ctl_command ctl_activate_command = {
   .summary = "Let a server take its image, which it has released or waits for",
   .help =
   "The image must be free: released by the server that had it, or that server\n"
-  "has ended.  A standby takes it by itself, one that has released it does not.\n"
+  "has ended.  A standby takes it by itself; one that has released it does\n"
+  "not.\n"
   "\n"
   TARGETS,
   .run = run_activate,

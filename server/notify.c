@@ -149,7 +149,7 @@ tell_status (void)
 
 /* ---- Ready ------------------------------------------------------------- */
 
-/* With dir= images are opened for their clients.  A standby has only to wait. */
+/* With dir= images are opened for their clients.  A standby only waits. */
 static bool
 is_ready (void)
 {
