@@ -420,8 +420,7 @@ open_path (struct qed_image *image, const struct way *way,
     if (r < 0)
       close (fd);
     else
-      r = storage_file_open_fd (fd, way->path, image->options.lock,
-                                &image->options.log, &storage);
+      r = storage_file_open_fd (fd, way->path, &image->options, &storage);
   }
   if (r == 0)
     r = open_format (image, storage, way, *backing);

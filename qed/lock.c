@@ -134,6 +134,14 @@ set_role (int fd, unsigned uses, off_t *conflict)
   return 0;
 }
 
+int
+lock_test (int fd, bool writer)
+{
+  off_t conflict;
+
+  return test_role (fd, writer ? WRITER_USES : READER_USES, &conflict);
+}
+
 /* The test that counts is the one after setting.  The one before keeps those
  * who try again and again from getting in the way of a third who tests.
  */

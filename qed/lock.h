@@ -29,6 +29,11 @@
  */
 int lock_take (int fd, bool writer, char holder[LOCK_HOLDER_SIZE]);
 
+/* Whether lock_take would succeed just now: 0, -EAGAIN or another negative
+ * errno.  Nothing is set, so that those who watch a lock are in nobody's way.
+ */
+int lock_test (int fd, bool writer);
+
 /* Drop all locks that lock_take set, explicitly: other processes may hold
  * copies of the descriptor.
  */

@@ -99,6 +99,12 @@ struct qed_options {
   bool need_write;              /* fail with -EROFS, say why, where the image
                                  * would be opened for reading only */
   bool lock;                    /* take QEMU's file locks */
+  bool quiet_lock;              /* -EAGAIN, as someone else holds them, and
+                                 * -EBUSY, as a device is in use, without a
+                                 * message */
+  bool take_over;               /* another host may have written to the files
+                                 * until now: what the page cache holds of
+                                 * them is dropped */
   bool skip_backing;            /* leave the backing file alone: what lies
                                  * there reads as a hole, and only requests
                                  * that need nothing of it are carried out

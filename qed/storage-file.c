@@ -30,6 +30,9 @@ struct storage_file {
   _Atomic bool no_punch;        /* the file system cannot punch holes */
 };
 
+/* A path that leads to another file each time its lock was taken. */
+#define REPLACED_MAX 20u
+
 #define ZEROS_SIZE 65536u
 static const unsigned char zeros[ZEROS_SIZE];
 
@@ -291,7 +294,7 @@ open_or_fall_back (struct storage_file *file,
                    path);
     file->storage.read_only = true;
   }
-  else if (r < 0)
+  else if (r < 0 && (r != -EBUSY || !options->quiet_lock))
     r = file_open (path, beneath, O_RDWR, log, facts);
   return r;
 }
@@ -330,7 +333,7 @@ identify (struct storage_file *file)
 }
 
 static int
-take_lock (struct storage_file *file, const char *path,
+take_lock (struct storage_file *file, const char *path, bool quiet,
            const struct qed_log *log)
 {
   char holder[LOCK_HOLDER_SIZE];
@@ -338,6 +341,8 @@ take_lock (struct storage_file *file, const char *path,
 
   if (r == 0)
     file->locked = true;
+  else if (r == -EAGAIN && quiet)
+    ;
   else if (r == -EAGAIN)
     log_error (log, "%s: the image is in use%s%s: "
                "stop that program first%s", path,
@@ -353,12 +358,12 @@ take_lock (struct storage_file *file, const char *path,
 /* The file is open: lock it, and make a storage of it. */
 static int
 finish_open (struct storage_file *file, const char *path, bool lock,
-             const struct qed_log *log, struct storage **storage)
+             bool quiet, const struct qed_log *log, struct storage **storage)
 {
   int r = identify (file);
 
   if (r == 0 && lock)
-    r = take_lock (file, path, log);
+    r = take_lock (file, path, quiet, log);
   if (r < 0) {
     close (file->fd);
     free (file);
@@ -369,9 +374,8 @@ finish_open (struct storage_file *file, const char *path, bool lock,
   return 0;
 }
 
-int
-storage_file_open (const struct qed_options *options,
-                   struct storage **storage)
+static int
+open_path (const struct qed_options *options, struct storage **storage)
 {
   struct storage_file *file = calloc (1, sizeof *file);
   int r;
@@ -385,14 +389,72 @@ storage_file_open (const struct qed_options *options,
     free (file);
     return r;
   }
-  return finish_open (file, options->path, options->lock, &options->log,
-                      storage);
+  return finish_open (file, options->path, options->lock, options->quiet_lock,
+                      &options->log, storage);
+}
+
+/* Whether the path leads elsewhere now: the lock had to be waited for, and
+ * whoever held it has put another file in its place.
+ */
+static bool
+was_replaced (const struct qed_options *options, const struct storage *s)
+{
+  struct qed_file_id id;
+
+  return options->lock &&
+    qed_file_identify (options->path, options->beneath, &id) == 0 &&
+    (id.device != s->device || id.inode != s->inode);
+}
+
+/* Clean pages only: what is dirty is our own. */
+static void
+drop_cached (int fd)
+{
+  (void) posix_fadvise (fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 int
-storage_file_open_fd (int fd, const char *path, bool lock,
-                      const struct qed_log *log, struct storage **storage)
+storage_file_open (const struct qed_options *options,
+                   struct storage **storage)
 {
+  unsigned tries = 0;
+  int r;
+
+  while ((r = open_path (options, storage)) == 0 &&
+         was_replaced (options, *storage)) {
+    file_close (*storage);
+    if (++tries == REPLACED_MAX) {
+      log_error (&options->log, "%s: other files take its place again and "
+                 "again", options->path);
+      return -ESTALE;
+    }
+  }
+  if (r == 0 && options->take_over)
+    drop_cached (file_of (*storage)->fd);
+  return r;
+}
+
+int
+storage_file_test_lock (const struct qed_options *options)
+{
+  static const struct qed_log quiet;
+  struct file_facts facts;
+  int fd = file_open (options->path, options->beneath, O_RDONLY, &quiet,
+                      &facts), r;
+
+  if (fd < 0)
+    return fd;
+  r = lock_test (fd, true);
+  close (fd);
+  return r;
+}
+
+int
+storage_file_open_fd (int fd, const char *path,
+                      const struct qed_options *options,
+                      struct storage **storage)
+{
+  const struct qed_log *log = &options->log;
   struct storage_file *file = calloc (1, sizeof *file);
   struct stat st;
 
@@ -410,5 +472,7 @@ storage_file_open_fd (int fd, const char *path, bool lock,
   file->fd = fd;
   file->storage.read_only = true;
   file->block_device = S_ISBLK (st.st_mode);
-  return finish_open (file, path, lock, log, storage);
+  if (options->take_over)
+    drop_cached (fd);
+  return finish_open (file, path, options->lock, false, log, storage);
 }

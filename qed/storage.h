@@ -156,19 +156,27 @@ int storage_open (const struct qed_options *options,
                   struct storage **storage);
 
 /* A local file or block device.  Opens without blocking (a FIFO is refused),
- * takes QEMU's locks if asked to.  A file that may not be written falls back
- * to read-only, with a message, unless it was asked for.  Of the options,
- * those that concern the file count.  Messages name the path.
+ * takes QEMU's locks if asked to; what is locked is what the path leads to
+ * then.  A file that may not be written falls back to read-only, with a
+ * message, unless it was asked for.  Of the options, those that concern the
+ * file count.  Messages name the path.
  */
 int storage_file_open (const struct qed_options *options,
                        struct storage **storage);
 
 /* The same for a file that was opened for reading; 'fd' becomes the
- * storage's, also on failure.  It must be a regular file or block device.
+ * storage's, also on failure.  It must be a regular file or block device.  Of
+ * the options lock, take_over and log count.
  */
-int storage_file_open_fd (int fd, const char *path, bool lock,
-                          const struct qed_log *log,
+int storage_file_open_fd (int fd, const char *path,
+                          const struct qed_options *options,
                           struct storage **storage);
+
+/* Whether storage_file_open would get the lock for writing just now: 0;
+ * -EAGAIN, without a message; another negative errno.  Opens for reading, and
+ * reads nothing.
+ */
+int storage_file_test_lock (const struct qed_options *options);
 
 /* An export of an NBD server, which has a fixed length and no locks.  Connects
  * once to see whether it is there and how long it is, which takes 10 seconds

@@ -522,6 +522,31 @@ control_checks_running (void)
   return n;
 }
 
+bool
+control_check_repairs (const struct export *export)
+{
+  const struct run *run;
+  bool repairs;
+
+  pthread_mutex_lock (&lock);
+  run = find_run (export);
+  repairs = run != NULL && run->options.repair != QED_REPAIR_NONE;
+  pthread_mutex_unlock (&lock);
+  return repairs;
+}
+
+void
+control_checks_cancel_image (const struct qed_image *image)
+{
+  struct run *run;
+
+  pthread_mutex_lock (&lock);
+  for (run = runs; run != NULL; run = run->next)
+    if (export_image (run->export) == image)
+      atomic_store (&run->control.cancel, true);
+  pthread_mutex_unlock (&lock);
+}
+
 void
 control_checks_forget (void)
 {

@@ -30,6 +30,8 @@ json_t *control_metrics (struct control_request *request);
 json_t *control_flush (struct control_request *request);
 json_t *control_check (struct control_request *request);
 json_t *control_repair (struct control_request *request);
+json_t *control_release (struct control_request *request);
+json_t *control_activate (struct control_request *request);
 
 /* The reply of a command that failed. */
 json_t *control_fail (const char *code, const char *fmt, ...)
@@ -89,8 +91,14 @@ void control_check_look (const struct export *export,
 /* How many run. */
 unsigned control_checks_running (void);
 
-/* Let all that run end early, and those that would start. */
+/* Let all that run end early, and those that would start; or one, of an image
+ * that is to be released.
+ */
 void control_checks_cancel (void);
+void control_checks_cancel_image (const struct qed_image *image);
+
+/* Whether a repair of an image runs. */
+bool control_check_repairs (const struct export *export);
 
 /* After that, when none runs any more. */
 void control_checks_forget (void);

@@ -80,6 +80,19 @@ control_link_add (const struct qed_file_id *id, const char *image)
   unlink (new);
 }
 
+/* A link that leads nowhere is no server's. */
+void
+control_link_offer (const struct qed_file_id *id, const char *image)
+{
+  char path[PATH_MAX + 64];
+
+  if (target == NULL)
+    return;
+  full_path (id, "", path);
+  if (access (path, F_OK) == -1)
+    control_link_add (id, image);
+}
+
 void
 control_link_remove (const struct qed_file_id *id)
 {

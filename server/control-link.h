@@ -39,4 +39,9 @@ void control_links_start (const char *socket);
 void control_link_add (const struct qed_file_id *id, const char *path);
 void control_link_remove (const struct qed_file_id *id);
 
+/* The same where an image isn't open, but this server would take it: only if
+ * there is no other's.
+ */
+void control_link_offer (const struct qed_file_id *id, const char *path);
+
 #endif /* SERVER_CONTROL_LINK_H */

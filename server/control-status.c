@@ -50,10 +50,15 @@ static const char *
 use_to_text (enum export_state state)
 {
   switch (state) {
-  case EXPORT_OPENING: return "opening";
-  case EXPORT_OPEN:    return "open";
-  case EXPORT_CLOSING: return "closing";
-  case EXPORT_CLOSED:  return "closed";
+  case EXPORT_OPENING:    return "opening";
+  case EXPORT_OPEN:       return "open";
+  case EXPORT_CLOSING:    return "closing";
+  case EXPORT_CLOSED:     return "closed";
+  case EXPORT_STANDBY:    return "standby";
+  case EXPORT_ACTIVATING: return "activating";
+  case EXPORT_RELEASING:  return "releasing";
+  case EXPORT_RELEASED:   return "released";
+  case EXPORT_FAILED:     return "failed";
   }
   return "unknown";
 }
@@ -187,13 +192,31 @@ describe_image (const struct export *export)
   return image;
 }
 
+/* That of file=, which this server does not have now. */
+static json_t *
+describe_file (void)
+{
+  struct export_entry entry;
+  json_t *image;
+
+  exports_look_at_file (&entry);
+  entry.name = (char *) plugin_config.name;
+  image = describe_entry (&entry);
+  json_object_set_new (image, "path",
+                       control_string (plugin_config.options.path));
+  return image;
+}
+
 /* One that is not open: nothing is known without opening it. */
 static json_t *
 describe_closed (const struct control_request *request)
 {
   const char *name = control_get_string (request, "image");
-  json_t *image = json_object ();
+  json_t *image;
 
+  if (plugin_config.directory == NULL)
+    return describe_file ();
+  image = json_object ();
   if (name != NULL)
     json_object_set_new (image, "name", json_string (name));
   json_object_set_new (image, "use", json_string ("closed"));
@@ -227,6 +250,8 @@ status_of_all (json_t *images)
       json_array_append_new (images, describe_image (list[i]));
     export_unpin (list[i]);
   }
+  if (n == 0 && plugin_config.directory == NULL)
+    json_array_append_new (images, describe_file ());
   return n > STATUS_PAGE;
 }
 

@@ -74,10 +74,12 @@ static const struct command {
   const struct option *options;
   json_t *(*run) (struct control_request *request);
 } commands[] = {
+  { "activate", CONTROL_ADMIN, image_options, control_activate },
   { "check", CONTROL_CHECK, check_options, control_check },
   { "flush", CONTROL_ADMIN, image_options, control_flush },
   { "list", CONTROL_CHECK, list_options, control_list },
   { "metrics", CONTROL_CHECK, no_options, control_metrics },
+  { "release", CONTROL_ADMIN, image_options, control_release },
   { "repair", CONTROL_ADMIN, repair_options, control_repair },
   { "status", CONTROL_CHECK, image_options, control_status },
   { NULL, CONTROL_ADMIN, NULL, NULL }
@@ -257,6 +259,9 @@ control_pin (const struct control_request *request, bool open,
            export_pin (only ? only : name, true, export) == -1)
     failure = control_fail_logged (request, "cannot-open",
                                    "the image can't be opened");
+  else if (open && *export == NULL)
+    failure = control_fail ("not-active", "this server does not have the image "
+                            "now: it is a standby, or has released it");
   free (only);
   return failure;
 }
@@ -386,7 +391,8 @@ dispatch (struct control_request *request)
   command = find_command (name);
   if (command == NULL)
     return control_fail ("unknown-command", "\"%.80s\" is no command: there "
-                         "are check, flush, list, metrics, repair, status",
+                         "are activate, check, flush, list, metrics, release, "
+                         "repair, status",
                          name);
   if (command->rights > request->client->rights)
     return control_fail ("forbidden", "%s is not allowed here: it needs "

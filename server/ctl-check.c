@@ -262,7 +262,7 @@ run_target (struct checking *checking, const char *target)
   bool failed = false, other = false, found;
 
   if (!ctl_is_uri (target))
-    found = ctl_door_find (target, &door, &failed);
+    found = ctl_door_find (target, true, &door, &failed);
   else if (checking->check.raw_image)
     found = false;
   else {

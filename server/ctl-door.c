@@ -23,9 +23,22 @@ ctl_is_uri (const char *target)
 
 /* ---- By a file --------------------------------------------------------- */
 
+/* Whether a server has an image, by its word for how it uses it; or would have
+ * it, if that is enough.
+ */
+static bool
+has_image (const char *use, bool now)
+{
+  if (strcmp (use, "closed") == 0)
+    return false;
+  return !now || (strcmp (use, "standby") != 0 &&
+                  strcmp (use, "released") != 0 && strcmp (use, "failed") != 0);
+}
+
 /* Ask the server behind a link whether it has the file, and as what. */
 static bool
-ask_for_file (struct ctl_remote *remote, const char *file, char **image)
+ask_for_file (struct ctl_remote *remote, const char *file, bool now,
+              char **image)
 {
   json_t *request = ctl_request ("list", NULL), *reply, *images;
   const json_t *first;
@@ -36,7 +49,7 @@ ask_for_file (struct ctl_remote *remote, const char *file, char **image)
   images = json_object_get (reply, "images");
   first = json_array_get (images, 0);
   if (strcmp (ctl_json_string (first, "file"), file) == 0 &&
-      strcmp (ctl_json_string (first, "use"), "closed") != 0) {
+      has_image (ctl_json_string (first, "use"), now)) {
     *image = strdup (ctl_json_string (first, "name"));
     has = *image != NULL;
   }
@@ -48,8 +61,8 @@ ask_for_file (struct ctl_remote *remote, const char *file, char **image)
  * word.
  */
 static bool
-try_link (const char *link, const char *file, struct ctl_door *door,
-          bool *failed)
+try_link (const char *link, const char *file, bool now,
+          struct ctl_door *door, bool *failed)
 {
   char socket[PATH_MAX];
   ssize_t n = readlink (link, socket, sizeof socket - 1);
@@ -63,14 +76,15 @@ try_link (const char *link, const char *file, struct ctl_door *door,
     *failed = *failed || !quiet;
     return false;
   }
-  if (ask_for_file (door->remote, file, &door->image))
+  if (ask_for_file (door->remote, file, now, &door->image))
     return true;
   ctl_door_close (door);
   return false;
 }
 
 bool
-ctl_door_find (const char *file, struct ctl_door *door, bool *failed)
+ctl_door_find (const char *file, bool now, struct ctl_door *door,
+               bool *failed)
 {
   char directory[PATH_MAX], link[PATH_MAX + CONTROL_LINK_NAME_SIZE];
   char name[CONTROL_LINK_NAME_SIZE];
@@ -86,7 +100,7 @@ ctl_door_find (const char *file, struct ctl_door *door, bool *failed)
   control_link_name (&id, name);
   for (n = 0; control_link_directory (n, directory, sizeof directory); n++) {
     snprintf (link, sizeof link, "%s/%s", directory, name);
-    if (try_link (link, name, door, failed))
+    if (try_link (link, name, now, door, failed))
       return true;
   }
   return false;
@@ -103,7 +117,7 @@ open_file (const char *file, struct ctl_door *door)
     ctl_error ("%s: %m", file);
     return false;
   }
-  if (ctl_door_find (file, door, &failed))
+  if (ctl_door_find (file, false, door, &failed))
     return true;
   if (!failed)
     ctl_error ("%s: no server on this host that has a control socket holds "

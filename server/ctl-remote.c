@@ -61,6 +61,7 @@ takes_long (const json_t *request)
   const char *command = ctl_json_string (request, "command");
 
   return strcmp (command, "flush") == 0 || strcmp (command, "repair") == 0 ||
+    strcmp (command, "release") == 0 || strcmp (command, "activate") == 0 ||
     (strcmp (command, "check") == 0 &&
      json_object_get (request, "action") == NULL);
 }

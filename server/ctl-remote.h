@@ -94,11 +94,13 @@ struct ctl_door {
 
 bool ctl_is_uri (const char *target);
 
-/* The server on this host that holds a file, found by its device and inode.
- * False, with door->remote NULL, if there is none.  One that doesn't answer is
- * worth a message; *failed says so.
+/* The server on this host that holds a file, found by its device and inode;
+ * 'now': not one that would, but waits or has released it.  False, with
+ * door->remote NULL, if there is none.  One that doesn't answer is worth a
+ * message; *failed says so.
  */
-bool ctl_door_find (const char *file, struct ctl_door *door, bool *failed);
+bool ctl_door_find (const char *file, bool now, struct ctl_door *door,
+                    bool *failed);
 
 /* What a command line says: --control SOCKET, with IMAGE if the command takes
  * one; or a URI, or a file.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* qedctl list, status and flush: what a server that runs serves, and how that
- * is.
+/* qedctl list, status, flush, release and activate: what a server that runs
+ * serves, and how that is; and simple requests to it.
  */
 
 #include <config.h>
@@ -18,7 +18,7 @@ struct arguments {
   bool json;
 };
 
-/* The options that all three have.  False with the exit status. */
+/* The options that all have.  False with the exit status. */
 static bool
 parse_arguments (const struct ctl_command *command, bool takes_image,
                  int argc, char **argv, struct arguments *arguments,
@@ -243,6 +243,36 @@ report_open (struct ctl_report *report, const json_t *image)
   report_last (report, json_object_get (image, "last-check"));
 }
 
+static const struct {
+  const char *word, *text;
+} absences[] = {
+  { "closed", "not open" },
+  { "standby", "standby: waits until another server lets go of it" },
+  { "activating", "activating: it is being opened" },
+  { "releasing", "releasing: it is being closed" },
+  { "released", "released: another server may have it" },
+  { "failed", "failed: it could not be taken over (qedctl activate tries it "
+    "again)" },
+};
+
+/* One that the server doesn't have open. */
+static void
+report_absent (struct ctl_report *report, const json_t *image)
+{
+  const char *use = ctl_json_string (image, "use"), *text = use;
+  size_t i;
+
+  for (i = 0; i < sizeof absences / sizeof absences[0]; i++)
+    if (strcmp (absences[i].word, use) == 0)
+      text = absences[i].text;
+  if (json_object_get (image, "path") != NULL)
+    ctl_report_string (report, NULL, "file", ctl_json_string (image, "path"));
+  ctl_report_string (report, NULL, "state", text);
+  if (json_object_get (image, "clients") != NULL)
+    ctl_report_number (report, NULL, "clients",
+                       ctl_json_number (image, "clients"), "");
+}
+
 static bool
 print_image (const json_t *image)
 {
@@ -253,7 +283,7 @@ print_image (const json_t *image)
   if (open)
     report_open (report, image);
   else
-    ctl_report_string (report, NULL, "state", "not open");
+    report_absent (report, image);
   return ctl_report_print (report, false);
 }
 
@@ -302,10 +332,15 @@ run_status (const struct ctl_command *command, int argc, char **argv)
   return status;
 }
 
-/* ---- flush ------------------------------------------------------------- */
+/* ---- flush, release, activate ------------------------------------------ */
 
+/* The command's name is that of the request; 'key' of the reply says whether
+ * there was anything to do, then the first of 'texts' is printed, else the
+ * second.
+ */
 static int
-run_flush (const struct ctl_command *command, int argc, char **argv)
+run_simple (const struct ctl_command *command, int argc, char **argv,
+            const char *key, const char *const texts[2])
 {
   struct arguments arguments;
   json_t *reply;
@@ -314,20 +349,52 @@ run_flush (const struct ctl_command *command, int argc, char **argv)
   if (!parse_arguments (command, true, argc, argv, &arguments, &status))
     return status;
   reply = ctl_remote_ask (arguments.door.remote,
-                          ctl_request ("flush", arguments.door.image), NULL);
+                          ctl_request (command->name, arguments.door.image),
+                          NULL);
   if (reply == NULL)
     status = CTL_FAILED;
   else if (arguments.json)
     status = print_json (reply);
   else {
-    printf (ctl_json_bool (reply, "flushed")
-            ? "What was written is durable.\n"
-            : "The image is not open: nothing is to be written.\n");
+    puts (texts[ctl_json_bool (reply, key) ? 0 : 1]);
     status = ctl_end_output ();
   }
   json_decref (reply);
   ctl_door_close (&arguments.door);
   return status;
+}
+
+static int
+run_flush (const struct ctl_command *command, int argc, char **argv)
+{
+  static const char *const texts[] = {
+    "What was written is durable.",
+    "The image is not open: nothing is to be written.",
+  };
+
+  return run_simple (command, argc, argv, "flushed", texts);
+}
+
+static int
+run_release (const struct ctl_command *command, int argc, char **argv)
+{
+  static const char *const texts[] = {
+    "The image is released.",
+    "The image was released before.",
+  };
+
+  return run_simple (command, argc, argv, "released", texts);
+}
+
+static int
+run_activate (const struct ctl_command *command, int argc, char **argv)
+{
+  static const char *const texts[] = {
+    "The image is active.",
+    "The image was active before.",
+  };
+
+  return run_simple (command, argc, argv, "activated", texts);
 }
 
 /* ---- The commands ------------------------------------------------------ */
@@ -367,4 +434,32 @@ const struct ctl_command ctl_flush_command = {
   "With --control, IMAGE names one where the server has several.\n"
   TARGETS,
   .run = run_flush,
+};
+
+const struct ctl_command ctl_release_command = {
+  .name = "release",
+  .arguments = "[URI|FILE|IMAGE]",
+  .summary = "Let a server close its image, for another server to take it",
+  .help =
+  "All that was written is made durable, the image is marked clean, and its\n"
+  "lock is dropped; a server that was started with standby=on takes it then.\n"
+  "Clients stay connected.  What they ask for waits until qedctl activate, or\n"
+  "fails if the server was started with on-release=fail.  A standby that is\n"
+  "released does not take over any more.\n"
+  "\n"
+  TARGETS,
+  .run = run_release,
+};
+
+const struct ctl_command ctl_activate_command = {
+  .name = "activate",
+  .arguments = "[URI|FILE|IMAGE]",
+  .summary = "Let a server take its image, which it has released or waits for",
+  .help =
+  "The image must be free: released by the server that had it, or that server\n"
+  "has ended.  A standby takes it by itself; one that has released it does\n"
+  "not.\n"
+  "\n"
+  TARGETS,
+  .run = run_activate,
 };

@@ -28,6 +28,7 @@ struct ctl_command {
   int (*run) (const struct ctl_command *command, int argc, char **argv);
 };
 
+extern const struct ctl_command ctl_activate_command;
 extern const struct ctl_command ctl_check_command;
 extern const struct ctl_command ctl_commit_command;
 extern const struct ctl_command ctl_create_command;
@@ -38,6 +39,7 @@ extern const struct ctl_command ctl_list_command;
 extern const struct ctl_command ctl_map_command;
 extern const struct ctl_command ctl_metrics_command;
 extern const struct ctl_command ctl_rebase_command;
+extern const struct ctl_command ctl_release_command;
 extern const struct ctl_command ctl_resize_command;
 extern const struct ctl_command ctl_status_command;
 extern const struct ctl_command ctl_undo_command;

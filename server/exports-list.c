@@ -48,32 +48,34 @@ exports_default (void)
 
 /* ---- For the admin door ------------------------------------------------ */
 
+/* An entry whose other members are set. */
 static int
-add_entry (struct export_entries *entries, const char *name,
-           const struct qed_file_id *id)
+add_entry (struct export_entries *entries, const char *name)
 {
   struct export_entry *entry = &entries->list[entries->count];
 
   entry->name = strdup (name);
   if (entry->name == NULL)
     return -1;
-  entry->id = *id;
-  entry->state = export_state (id, &entry->clients);
   entries->count++;
   return 0;
 }
 
 static int
-look_at_file (struct export_entries *entries)
+add_found (struct export_entries *entries, const struct directory_name *found)
 {
-  struct qed_file_id id;
-  struct export *export;
+  struct export_entry *entry = &entries->list[entries->count];
 
-  if (export_pin ("", false, &export) == -1)
-    return -1;
-  id = qed_identify (export_image (export));
-  export_unpin (export);
-  return add_entry (entries, plugin_config.name, &id);
+  entry->id = found->id;
+  entry->state = export_state (&found->id, &entry->clients);
+  return add_entry (entries, found->name);
+}
+
+static int
+add_file (struct export_entries *entries)
+{
+  exports_look_at_file (&entries->list[entries->count]);
+  return add_entry (entries, plugin_config.name);
 }
 
 int
@@ -91,9 +93,9 @@ exports_look (struct export_entries *entries)
   if (entries->list == NULL)
     r = -1;
   if (r == 0 && plugin_config.directory == NULL)
-    r = look_at_file (entries);
+    r = add_file (entries);
   for (i = 0; r == 0 && i < found.count; i++)
-    r = add_entry (entries, found.list[i].name, &found.list[i].id);
+    r = add_found (entries, &found.list[i]);
   directory_names_free (&found);
   return r;
 }

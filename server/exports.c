@@ -14,6 +14,8 @@
  * X2. An export that is opening or closing belongs to one thread, which works
  *     on it without the lock.  All others wait until it is open or gone.
  * X3. What is open is closed only when it has neither clients nor pins.
+ * X4. With file= the export is open all the time; whether its image is there,
+ *     its slot tells.  Who pins it has entered the slot.
  */
 
 #include <config.h>
@@ -27,7 +29,7 @@
 
 #include "control-link.h"
 #include "directory.h"
-#include "exports.h"
+#include "exports-private.h"
 #include "message.h"
 #include "plugin.h"
 #include "thread.h"
@@ -40,19 +42,7 @@
 /* How long a client sleeps before it looks whether nbdkit ends. */
 #define WAIT_SLICE_NS 100000000
 
-struct export {
-  struct export *next;
-  char *path;
-  struct qed_file_id id;
-  enum export_state state;
-  unsigned clients;
-  unsigned pins;
-  struct timespec close_at;     /* if it is open and has no clients */
-  struct qed_image *image;      /* if it is open or closing */
-  struct export_counters counters;
-};
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t exports_lock = PTHREAD_MUTEX_INITIALIZER;
 /* A state, or the last client left. */
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct export *exports;  /* with file=, that one; with dir=, those that
@@ -62,10 +52,16 @@ static pthread_t closer;        /* with dir= */
 static bool closer_runs;        /* only start and close look at it */
 static bool closer_ends;
 
+struct qed_slot *
+export_slot (const struct export *export)
+{
+  return export->slot;
+}
+
 struct qed_image *
 export_image (const struct export *export)
 {
-  return export->image;
+  return qed_slot_image (export->slot);
 }
 
 const char *
@@ -159,64 +155,18 @@ remove_export (struct export *export)
   pthread_cond_broadcast (&changed);
 }
 
-/* ---- Opening and closing an image (without the lock) ------------------- */
-
-/* The name may have been given to another file since it was looked up. */
-static int
-check_identity (const struct export *export)
-{
-  const struct qed_file_id id = qed_identify (export->image);
-
-  if (id.device == export->id.device && id.inode == export->id.inode)
-    return 0;
-  message_error ("%s: another file has taken its place just now: connect again",
-                 export->path);
-  return -ESTALE;
-}
-
-/* For its first client.  Returns a negative errno if that fails. */
-static int
-open_image (struct export *export)
-{
-  struct qed_options options = plugin_config.options;
-  int r;
-
-  options.path = export->path;
-  options.beneath = plugin_config.directory;
-  r = qed_open (&options, &export->image);
-  if (r < 0)
-    return r;
-  r = check_identity (export);
-  if (r == 0)
-    r = qed_start (export->image);
-  if (r < 0)
-    qed_close (export->image);
-  else
-    control_link_add (&export->id, export->path);
-  return r;
-}
-
-static void
-close_image (struct export *export)
-{
-  control_link_remove (&export->id);
-  if (qed_close (export->image) < 0)
-    message_error ("%s: not everything could be written; the image stays "
-                   "marked as in need of a check", export->path);
-}
+/* ---- The thread that closes what nobody uses --------------------------- */
 
 /* With the lock, which is let go meanwhile (X2). */
 static void
 close_export (struct export *export)
 {
   export->state = EXPORT_CLOSING;
-  pthread_mutex_unlock (&lock);
-  close_image (export);
-  pthread_mutex_lock (&lock);
+  pthread_mutex_unlock (&exports_lock);
+  export_close_image (export);
+  pthread_mutex_lock (&exports_lock);
   remove_export (export);
 }
-
-/* ---- The thread that closes what nobody uses --------------------------- */
 
 /* The export without clients that is to be closed first. */
 static struct export *
@@ -240,23 +190,23 @@ closer_thread (void *arg)
   struct timespec now;
 
   (void) arg;
-  pthread_mutex_lock (&lock);
+  pthread_mutex_lock (&exports_lock);
   while (!closer_ends) {
     export = next_to_close ();
     if (export == NULL) {
-      pthread_cond_wait (&changed, &lock);
+      pthread_cond_wait (&changed, &exports_lock);
       continue;
     }
     close_at = &export->close_at;
     now = from_now (0, 0);
     if (is_before (&now, close_at)) {
       now = *close_at;          /* the export may be gone when this returns */
-      pthread_cond_clockwait (&changed, &lock, CLOCK_MONOTONIC, &now);
+      pthread_cond_clockwait (&changed, &exports_lock, CLOCK_MONOTONIC, &now);
     }
     else
       close_export (export);
   }
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
   return NULL;
 }
 
@@ -276,10 +226,10 @@ stop_closer (void)
   if (!closer_runs)
     return;
   closer_runs = false;
-  pthread_mutex_lock (&lock);
+  pthread_mutex_lock (&exports_lock);
   closer_ends = true;
   pthread_cond_broadcast (&changed);
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
   pthread_join (closer, NULL);
 }
 
@@ -289,7 +239,7 @@ stop_closer (void)
 static int
 open_file (void)
 {
-  static const struct qed_file_id no_id;
+  struct qed_file_id id = { 0, 0 };
   struct export *export;
   char *path = strdup (plugin_config.options.path);
 
@@ -297,15 +247,14 @@ open_file (void)
     message_error ("out of memory");
     return -1;
   }
-  export = add_export (path, &no_id);
+  (void) qed_file_identify (path, NULL, &id);
+  export = add_export (path, &id);
   if (export == NULL)
     return -1;
   export->state = EXPORT_OPEN;
   export->clients = 0;
-  if (qed_open (&plugin_config.options, &export->image) == 0) {
-    export->id = qed_identify (export->image);
+  if (export_make_slot (export) == 0)
     return 0;
-  }
   remove_export (export);
   return -1;
 }
@@ -328,20 +277,19 @@ exports_start (void)
 {
   if (plugin_config.directory != NULL)
     return start_closer ();
-  if (qed_start (exports->image) < 0)
-    return -1;
-  control_link_add (&exports->id, exports->path);
-  return 0;
+  if (plugin_config.standby)
+    control_link_offer (&exports->id, exports->path);
+  return qed_slot_start (exports->slot) < 0 ? -1 : 0;
 }
 
 void
 exports_close (void)
 {
   stop_closer ();
-  pthread_mutex_lock (&lock);
+  pthread_mutex_lock (&exports_lock);
   while (exports != NULL)
     close_export (exports);
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
 }
 
 /* ---- Clients ----------------------------------------------------------- */
@@ -368,9 +316,9 @@ acquire_file (const char *name)
 {
   if (!is_file_name (name))
     return NULL;
-  pthread_mutex_lock (&lock);
+  pthread_mutex_lock (&exports_lock);
   exports->clients++;
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
   return exports;
 }
 
@@ -380,9 +328,9 @@ acquire_file (const char *name)
 static struct export *
 open_for_client (struct export *export)
 {
-  const int r = open_image (export);
+  const int r = export_open_image (export);
 
-  pthread_mutex_lock (&lock);
+  pthread_mutex_lock (&exports_lock);
   if (r < 0) {
     remove_export (export);
     export = NULL;
@@ -392,7 +340,7 @@ open_for_client (struct export *export)
     export->state = EXPORT_OPEN;
     pthread_cond_broadcast (&changed);
   }
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
   return export;
 }
 
@@ -404,8 +352,8 @@ wait_for_change (void)
 {
   const struct timespec end = from_now (0, WAIT_SLICE_NS);
 
-  pthread_cond_clockwait (&changed, &lock, CLOCK_MONOTONIC, &end);
-  pthread_mutex_unlock (&lock);
+  pthread_cond_clockwait (&changed, &exports_lock, CLOCK_MONOTONIC, &end);
+  pthread_mutex_unlock (&exports_lock);
   if (nbdkit_nanosleep (0, 1) == 0)
     return 0;
   nbdkit_set_error (ESHUTDOWN);
@@ -424,17 +372,17 @@ acquire_from_directory (const char *name)
     path = directory_find (plugin_config.directory, name, &id);
     if (path == NULL)
       return NULL;
-    pthread_mutex_lock (&lock);
+    pthread_mutex_lock (&exports_lock);
     export = find_export (&id);
     if (export == NULL) {
       export = add_export (path, &id);
-      pthread_mutex_unlock (&lock);
+      pthread_mutex_unlock (&exports_lock);
       return export != NULL ? open_for_client (export) : NULL;
     }
     free (path);
     if (export->state == EXPORT_OPEN) {
       export->clients++;
-      pthread_mutex_unlock (&lock);
+      pthread_mutex_unlock (&exports_lock);
       return export;
     }
   } while (wait_for_change () == 0);
@@ -451,12 +399,12 @@ export_acquire (const char *name)
 void
 export_release (struct export *export)
 {
-  pthread_mutex_lock (&lock);
+  pthread_mutex_lock (&exports_lock);
   if (--export->clients == 0) {
     export->close_at = from_now (IDLE_SECONDS, 0);
     pthread_cond_broadcast (&changed);
   }
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
 }
 
 /* ---- Holding an image without being a client --------------------------- */
@@ -465,7 +413,8 @@ export_release (struct export *export)
 static struct export *
 pin (struct export *export)
 {
-  if (export == NULL || export->state != EXPORT_OPEN)
+  if (export == NULL || export->state != EXPORT_OPEN ||
+      qed_slot_enter (export->slot) == NULL)
     return NULL;
   export->pins++;
   return export;
@@ -484,9 +433,9 @@ pin_if_open (const char *name, struct export **export)
   else if ((path = directory_find (plugin_config.directory, name,
                                    &id)) == NULL)
     return -1;
-  pthread_mutex_lock (&lock);
+  pthread_mutex_lock (&exports_lock);
   *export = pin (path != NULL ? find_export (&id) : exports);
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
   free (path);
   return 0;
 }
@@ -494,25 +443,28 @@ pin_if_open (const char *name, struct export **export)
 int
 export_pin (const char *name, bool open, struct export **export)
 {
+  struct export *acquired;
+
   if (!open)
     return pin_if_open (name, export);
-  *export = export_acquire (name);
-  if (*export == NULL)
+  acquired = export_acquire (name);
+  if (acquired == NULL)
     return -1;
-  pthread_mutex_lock (&lock);
-  (*export)->pins++;
-  pthread_mutex_unlock (&lock);
-  export_release (*export);
+  pthread_mutex_lock (&exports_lock);
+  *export = pin (acquired);
+  pthread_mutex_unlock (&exports_lock);
+  export_release (acquired);
   return 0;
 }
 
 void
 export_unpin (struct export *export)
 {
-  pthread_mutex_lock (&lock);
+  qed_slot_leave (export->slot);
+  pthread_mutex_lock (&exports_lock);
   if (--export->pins == 0)
     pthread_cond_broadcast (&changed);
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
 }
 
 size_t
@@ -521,12 +473,29 @@ exports_pin_open (struct export **list, size_t max)
   struct export *export;
   size_t n = 0;
 
-  pthread_mutex_lock (&lock);
+  pthread_mutex_lock (&exports_lock);
   for (export = exports; export != NULL && n < max; export = export->next)
     if (pin (export) != NULL)
       list[n++] = export;
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
   return n;
+}
+
+/* With the lock. */
+static enum export_state
+state_of (const struct export *export)
+{
+  if (export->state != EXPORT_OPEN)
+    return export->state;
+  switch (qed_slot_state (export->slot)) {
+  case QED_SLOT_ACTIVE:     return EXPORT_OPEN;
+  case QED_SLOT_STANDBY:    return EXPORT_STANDBY;
+  case QED_SLOT_ACTIVATING: return EXPORT_ACTIVATING;
+  case QED_SLOT_RELEASING:  return EXPORT_RELEASING;
+  case QED_SLOT_RELEASED:   return EXPORT_RELEASED;
+  case QED_SLOT_FAILED:     return EXPORT_FAILED;
+  }
+  return EXPORT_CLOSED;
 }
 
 enum export_state
@@ -536,12 +505,42 @@ export_state (const struct qed_file_id *id, unsigned *clients)
   const struct export *export;
 
   *clients = 0;
-  pthread_mutex_lock (&lock);
+  pthread_mutex_lock (&exports_lock);
   export = find_export (id);
   if (export != NULL) {
-    state = export->state;
+    state = state_of (export);
     *clients = export->clients;
   }
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&exports_lock);
   return state;
+}
+
+/* ---- Handing it over --------------------------------------------------- */
+
+void
+exports_look_at_file (struct export_entry *entry)
+{
+  struct qed_file_id id;
+
+  pthread_mutex_lock (&exports_lock);
+  entry->id = exports->id;
+  entry->state = state_of (exports);
+  entry->clients = exports->clients;
+  pthread_mutex_unlock (&exports_lock);
+  /* While another server has it, it may put another file there. */
+  if (entry->state != EXPORT_OPEN &&
+      qed_file_identify (plugin_config.options.path, NULL, &id) == 0)
+    entry->id = id;
+}
+
+int
+exports_release_file (void)
+{
+  return qed_slot_release (exports->slot);
+}
+
+int
+exports_activate_file (void)
+{
+  return qed_slot_activate (exports->slot);
 }

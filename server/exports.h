@@ -7,6 +7,9 @@
  * cleanly, some seconds after its last one has left, so that it can be handed
  * to other programs.  All clients of an image share one engine.
  *
+ * The image of file= may be handed over to another server while it has clients
+ * (qed/handover.h): the export stays.
+ *
  * What returns -1 or NULL has logged one line that says why.
  */
 
@@ -16,7 +19,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
-#include "qed.h"
+#include "handover.h"
 
 /* Scripts and our own tools recognise exports of ours by it. */
 #define EXPORT_DESCRIPTION QED_EXPORT_DESCRIPTION
@@ -48,9 +51,11 @@ char *exports_default (void);
 struct export *export_acquire (const char *name);
 void export_release (struct export *export);
 
-/* For as long as it is acquired, or pinned.  The name is one of those that
- * clients use for it.
+/* For as long as it is acquired, or pinned.  The image is in the slot; for one
+ * that is pinned it is there.  The name is one of those that clients use for
+ * it.
  */
+struct qed_slot *export_slot (const struct export *export);
 struct qed_image *export_image (const struct export *export);
 const char *export_path (const struct export *export);
 const char *export_name (const struct export *export);
@@ -88,12 +93,17 @@ enum export_state {
   EXPORT_OPEN,
   EXPORT_CLOSING,
   EXPORT_CLOSED,                /* not in use */
+  EXPORT_STANDBY,               /* the others are those of qed/handover.h */
+  EXPORT_ACTIVATING,
+  EXPORT_RELEASING,
+  EXPORT_RELEASED,
+  EXPORT_FAILED,
 };
 
 /* Hold an image so that it stays open, without being a client of it.  The
  * name is one that clients may use.  If it isn't open, 'open' says whether to
- * open it as for a client; else *export is NULL.  -1 if there is no such
- * image or it can't be opened.
+ * open it as for a client; else *export is NULL, as it is if the image isn't
+ * ours now.  -1 if there is no such image or it can't be opened.
  */
 int export_pin (const char *name, bool open, struct export **export);
 void export_unpin (struct export *export);
@@ -119,5 +129,14 @@ struct export_entries {
 /* All that can be served, sorted by name.  To be ended in any case. */
 int exports_look (struct export_entries *entries);
 void exports_look_end (struct export_entries *entries);
+
+/* The image of file=, whoever has it now. */
+void exports_look_at_file (struct export_entry *entry);
+
+/* Hand over the image of file=, as qed_slot_release and qed_slot_activate
+ * say.
+ */
+int exports_release_file (void);
+int exports_activate_file (void);
 
 #endif /* SERVER_EXPORTS_H */

@@ -107,6 +107,29 @@ describe_directory (char text[TEXT_SIZE])
               nr_images);
 }
 
+/* The one of file=, while this server doesn't have it. */
+static void
+describe_absence (char text[TEXT_SIZE])
+{
+  struct export_entry entry;
+
+  exports_look_at_file (&entry);
+  switch (entry.state) {
+  case EXPORT_STANDBY:
+    snprintf (text, TEXT_SIZE, "Standing by for %s", plugin_config.name);
+    break;
+  case EXPORT_RELEASED:
+    snprintf (text, TEXT_SIZE, "Has released %s", plugin_config.name);
+    break;
+  case EXPORT_FAILED:
+    snprintf (text, TEXT_SIZE, "FAILED to take over %s: it needs qedctl "
+              "activate", plugin_config.name);
+    break;
+  default:                      /* soon over */
+    snprintf (text, TEXT_SIZE, "Handing over %s", plugin_config.name);
+  }
+}
+
 /* What is new. */
 static void
 tell_status (void)
@@ -117,6 +140,8 @@ tell_status (void)
     describe_directory (text);
   else if (nr_images > 0)
     describe_image (images[0], text);
+  else
+    describe_absence (text);
   if (strcmp (text, told) == 0)
     return;
   strcpy (told, text);
@@ -125,12 +150,14 @@ tell_status (void)
 
 /* ---- Ready ------------------------------------------------------------- */
 
-/* With dir= images are opened for their clients. */
+/* With dir= images are opened for their clients.  A standby only waits. */
 static bool
 is_ready (void)
 {
-  return plugin_config.directory != NULL ||
-    (nr_images > 0 && qed_scanned (export_image (images[0])));
+  if (plugin_config.directory != NULL)
+    return true;
+  return nr_images > 0 ? qed_scanned (export_image (images[0]))
+    : plugin_config.standby;
 }
 
 /* After the status that goes with it. */

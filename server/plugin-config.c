@@ -20,8 +20,8 @@
 #include "mailbox.h"
 #include "plugin.h"
 
-/* 0 says "never": more than a day is surely a mistake. */
-#define CLEAN_AFTER_MAX 86400u
+/* More than a day is surely a mistake. */
+#define SECONDS_MAX 86400u
 
 /* More memory than a host has to spare. */
 #define METADATA_CACHE_MAX (UINT64_C (1) << 40)
@@ -67,7 +67,15 @@ const char plugin_config_help[] =
   "                   What trim does: free clusters (default), or nothing.\n"
   "lock=on|off        Lock the image against other programs (default on).\n"
   "metadata-cache=<SIZE>\n"
-  "                   Memory for the image's tables (default 64M).";
+  "                   Memory for the image's tables (default 64M).\n"
+  "on-release=wait|fail\n"
+  "                   What clients ask for after qedctl release waits until\n"
+  "                   the image is activated again (default), or fails.\n"
+  "standby=off|on     Leave the image alone until the server that has it lets\n"
+  "                   it go, or dies; then take over.  With file= only.\n"
+  "standby-timeout=<SECONDS>\n"
+  "                   So long a client that connects waits for the image\n"
+  "                   while another server has it (default 60).";
 
 /* ---- One function for each parameter ----------------------------------- */
 
@@ -153,21 +161,28 @@ parse_check (const char *value)
 }
 
 static int
-parse_clean_after (const char *value)
+parse_seconds (const char *key, const char *value, unsigned *seconds)
 {
-  unsigned long seconds;
+  unsigned long n;
   char *end;
 
   errno = 0;
-  seconds = strtoul (value, &end, 10);
+  n = strtoul (value, &end, 10);
   if (value[0] < '0' || value[0] > '9' || *end != '\0' || errno != 0 ||
-      seconds > CLEAN_AFTER_MAX) {
-    nbdkit_error ("clean-after=%s: must be a number of seconds, "
-                  "0 to %u", value, CLEAN_AFTER_MAX);
+      n > SECONDS_MAX) {
+    nbdkit_error ("%s=%s: must be a number of seconds, 0 to %u", key, value,
+                  SECONDS_MAX);
     return -1;
   }
-  plugin_config.options.clean_after = seconds;
+  *seconds = n;
   return 0;
+}
+
+static int
+parse_clean_after (const char *value)
+{
+  return parse_seconds ("clean-after", value,
+                        &plugin_config.options.clean_after);
 }
 
 static int
@@ -221,6 +236,29 @@ static int
 parse_lock (const char *value)
 {
   return parse_switch ("lock", value, &plugin_config.options.lock);
+}
+
+static int
+parse_standby (const char *value)
+{
+  return parse_switch ("standby", value, &plugin_config.standby);
+}
+
+static int
+parse_standby_timeout (const char *value)
+{
+  return parse_seconds ("standby-timeout", value,
+                        &plugin_config.standby_timeout);
+}
+
+static int
+parse_on_release (const char *value)
+{
+  plugin_config.fail_released = strcmp (value, "fail") == 0;
+  if (plugin_config.fail_released || strcmp (value, "wait") == 0)
+    return 0;
+  nbdkit_error ("on-release=%s: must be wait or fail", value);
+  return -1;
 }
 
 static int
@@ -296,6 +334,9 @@ static struct parameter {
   { "file", parse_file, "disk.qed", false },
   { "lock", parse_lock, "on", false },
   { "metadata-cache", parse_metadata_cache, "64M", false },
+  { "on-release", parse_on_release, "wait", false },
+  { "standby", parse_standby, "on", false },
+  { "standby-timeout", parse_standby_timeout, "60", false },
 };
 
 static struct parameter *
@@ -313,6 +354,7 @@ void
 plugin_config_load (void)
 {
   qed_options_init (&plugin_config.options);
+  plugin_config.standby_timeout = STANDBY_TIMEOUT_DEFAULT;
 }
 
 void
@@ -349,6 +391,25 @@ plugin_config_parse (const char *key, const char *value)
   return parameter->parse (value);
 }
 
+/* What else a standby needs. */
+static int
+check_standby (void)
+{
+  if (!plugin_config.standby)
+    return 0;
+  if (plugin_config.directory != NULL) {
+    nbdkit_error ("standby=on works with file= only; images of dir= are open "
+                  "only while they have clients");
+    return -1;
+  }
+  if (!plugin_config.options.lock) {
+    nbdkit_error ("standby=on does not work with lock=off: the lock tells a "
+                  "standby whether another server has the image");
+    return -1;
+  }
+  return 0;
+}
+
 int
 plugin_config_complete (void)
 {
@@ -372,5 +433,5 @@ plugin_config_complete (void)
                   plugin_config.options.path);
     return -1;
   }
-  return 0;
+  return check_standby ();
 }

@@ -78,6 +78,7 @@ static struct sigaction previous[NR_SIGNALS];
 
 static sem_t wake;              /* by the signal, and by plugin_quit_stop */
 static bool running;            /* start to stop, nbdkit's main thread */
+static atomic_bool told;        /* nbdkit was told to end */
 static atomic_bool stopping;
 static pthread_t thread;
 
@@ -163,6 +164,28 @@ end_client (int fd, bool listens, const struct address *local)
     }
 }
 
+/* nbdkit's send fails, and it takes the connection for lost. */
+static void
+hang_up_client (int fd, bool listens, const struct address *local)
+{
+  unsigned i;
+
+  if (listens)
+    return;
+  for (i = 0; i < nr_listeners; ++i)
+    if (accepted_from (&listeners[i], local)) {
+      shutdown (fd, SHUT_WR);
+      break;
+    }
+}
+
+void
+plugin_quit_hang_up (void)
+{
+  if (told)
+    each_socket (hang_up_client);
+}
+
 /* ---- The thread and its signal ----------------------------------------- */
 
 /* Sleep, but not through the end or another signal; less than a second. */
@@ -225,6 +248,7 @@ on_signal (int sig, siginfo_t *info, void *context)
   const int saved_errno = errno;
   unsigned i;
 
+  told = true;
   for (i = 0; i < NR_SIGNALS; ++i)
     if (signals[i] == sig) {
       if (previous[i].sa_flags & SA_SIGINFO)

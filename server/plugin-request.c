@@ -18,6 +18,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "client.h"
 #include "exports.h"
 #include "plugin.h"
 
@@ -76,23 +77,43 @@ sleep_slice (struct sleeper *sleeper)
   return woken;
 }
 
+/* Whether it makes no sense for a request to wait on; *r is its result. */
+static bool
+should_give_up (struct qed_slot *slot, const struct qed_request *request,
+                int *r)
+{
+  if (qed_request_drains (request))
+    return false;
+  if (!qed_slot_is_active (slot)) {
+    *r = PLUGIN_AGAIN;
+    return true;
+  }
+  if (nbdkit_nanosleep (0, 1) == 0)
+    return false;
+  *r = errno != 0 ? -errno : -ESHUTDOWN;
+  return true;
+}
+
 /* Go on with a request that returned QED_WAIT, until it is complete, or given
- * up because the server quits or its client has gone; but a flush under way is
- * not given up.
+ * up because the server quits, its client has gone or the image is released;
+ * but a flush under way is not given up.
  */
 static int
-run_waiting (struct qed_image *image, struct qed_request *request,
+run_waiting (struct qed_slot *slot, struct qed_request *request,
              struct sleeper *sleeper)
 {
-  int r = QED_WAIT;
+  struct qed_image *image = qed_slot_image (slot);
+  bool waits = true;
+  int r = 0;
 
-  while (r == QED_WAIT) {
-    if (sleep_slice (sleeper))
+  while (waits) {
+    if (sleep_slice (sleeper)) {
       r = qed_request_run (image, request);
-    else if (!qed_request_drains (request) &&
-             nbdkit_nanosleep (0, 1) == -1) {
-      r = errno != 0 ? -errno : -ESHUTDOWN;
+      waits = r == QED_WAIT;
+    }
+    else if (should_give_up (slot, request, &r)) {
       qed_request_withdraw (image, request);
+      waits = false;
     }
   }
   pthread_cond_destroy (&sleeper->cond);
@@ -100,8 +121,8 @@ run_waiting (struct qed_image *image, struct qed_request *request,
   return r;
 }
 
-static int
-run_request (struct qed_image *image, struct qed_request *request)
+int
+plugin_run_request (struct qed_slot *slot, struct qed_request *request)
 {
   struct sleeper sleeper = { .lock = PTHREAD_MUTEX_INITIALIZER,
                              .cond = PTHREAD_COND_INITIALIZER };
@@ -109,42 +130,8 @@ run_request (struct qed_image *image, struct qed_request *request)
 
   request->wake = wake_request;
   request->opaque = &sleeper;
-  r = qed_request_run (image, request);
-  return r == QED_WAIT ? run_waiting (image, request, &sleeper) : r;
-}
-
-/* ---- The start of a connection ----------------------------------------- */
-
-/* The scan of a usual image takes less than this: a client that connects at
- * the very start should know whether damage keeps it from writing.
- */
-#define SCAN_WAIT_MS 100
-
-static void
-wait_for_scan (const struct qed_image *image)
-{
-  unsigned i;
-
-  for (i = 0; i < SCAN_WAIT_MS && !qed_scanned (image); i++)
-    if (nbdkit_nanosleep (0, 1000000) == -1)
-      return;
-}
-
-int
-plugin_wait_ready (struct export *export)
-{
-  struct qed_request request;
-  int r;
-
-  qed_request_init (&request, QED_OP_READY, NULL, 0, 0, 0);
-  r = run_request (export_image (export), &request);
-  if (r < 0) {
-    nbdkit_error ("%s: the client gave up waiting for the repair",
-                  export_path (export));
-    return -1;
-  }
-  wait_for_scan (export_image (export));
-  return 0;
+  r = qed_request_run (qed_slot_image (slot), request);
+  return r == QED_WAIT ? run_waiting (slot, request, &sleeper) : r;
 }
 
 /* ---- Requests ---------------------------------------------------------- */
@@ -218,19 +205,51 @@ add (_Atomic uint64_t *counter, uint64_t n)
   atomic_fetch_add_explicit (counter, n, memory_order_relaxed);
 }
 
-int
-plugin_carry_out (struct export *export, struct qed_request *request)
+/* What was passed on of its extents stays so; all else is done again. */
+static void
+start_over (struct qed_request *request)
 {
-  struct export_counters *counters = export_counters (export);
+  const uint64_t passed = request->op == QED_OP_EXTENTS
+    ? request->kind_start : 0;
+  int (*const extent) (struct qed_request *, uint64_t, uint64_t,
+                       enum qed_extent) = request->extent;
+
+  qed_request_init (request, request->op, request->buf,
+                    request->count - passed, request->offset + passed,
+                    request->flags);
+  request->extent = extent;
+}
+
+static int
+run_for_client (struct client *client, struct qed_request *request)
+{
+  struct qed_slot *slot = export_slot (client->export);
+  int r;
+
+  while ((r = client_enter (client)) == 0) {
+    r = plugin_run_request (slot, request);
+    qed_slot_leave (slot);
+    if (r != PLUGIN_AGAIN)
+      break;
+    start_over (request);
+  }
+  return r;
+}
+
+int
+plugin_carry_out (struct client *client, struct qed_request *request)
+{
+  struct export_counters *counters = export_counters (client->export);
   const enum export_request kind = kind_of (request);
-  int r = run_request (export_image (export), request);
+  const uint64_t count = request->count;
+  int r = run_for_client (client, request);
 
   add (&counters->requests[kind], 1);
-  add (&counters->bytes[kind], request->count);
+  add (&counters->bytes[kind], count);
   if (r < 0) {
     if (r != -EOPNOTSUPP)
       add (&counters->errors, 1);
-    report_failure (export, request, r);
+    report_failure (client->export, request, r);
     return -1;
   }
   return 0;

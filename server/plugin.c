@@ -20,6 +20,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "client.h"
 #include "control.h"
 #include "control-export.h"
 #include "control-link.h"
@@ -101,6 +102,7 @@ plugin_dump (void)
           QED_METADATA_CACHE_DEFAULT);
   printf ("qed_metadata_cache_minimum=%" PRIu64 "\n",
           QED_METADATA_CACHE_MIN);
+  printf ("qed_standby_timeout_default=%d\n", STANDBY_TIMEOUT_DEFAULT);
   printf ("qed_export_description=%s\n", EXPORT_DESCRIPTION);
   printf ("qed_control_export=%s\n", MAILBOX_NAME);
 }
@@ -117,6 +119,11 @@ plugin_get_ready (void)
       plugin_config.control_export != CONTROL_EXPORT_OFF) {
     nbdkit_error ("control-export= does not work with nbdkit's option -r: "
                   "commands are written to it; use control=SOCKET");
+    return -1;
+  }
+  if (options->read_only && plugin_config.standby) {
+    nbdkit_error ("standby=on does not work with nbdkit's option -r: readers "
+                  "need not wait for one another");
     return -1;
   }
   if (exports_open () == -1)
@@ -166,41 +173,20 @@ plugin_default_export (int readonly, int is_tls)
 
 /* A connection is to a disk, or to the control export. */
 struct connection {
-  struct export *export;
   struct mailbox *mailbox;      /* or NULL */
+  struct client client;         /* of the disk */
 };
 
-static struct export *
+static struct client *
 disk (void *handle)
 {
-  return ((struct connection *) handle)->export;
-}
-
-static struct qed_image *
-image (void *handle)
-{
-  return export_image (disk (handle));
+  return &((struct connection *) handle)->client;
 }
 
 static struct mailbox *
 mailbox (void *handle)
 {
   return ((struct connection *) handle)->mailbox;
-}
-
-/* An image that was not closed cleanly is repaired first, so that the client
- * learns whether it may write.
- */
-static struct export *
-open_disk (const char *name)
-{
-  struct export *export = export_acquire (name);
-
-  if (export != NULL && plugin_wait_ready (export) == -1) {
-    export_release (export);
-    export = NULL;
-  }
-  return export;
 }
 
 static void *
@@ -213,11 +199,12 @@ plugin_open (int readonly)
                                  * writing */
   if (name == NULL || conn == NULL)
     goto fail;
-  if (mailbox_is_wanted (name))
+  if (mailbox_is_wanted (name)) {
     conn->mailbox = mailbox_open ();
-  else
-    conn->export = open_disk (name);
-  if (conn->mailbox != NULL || conn->export != NULL)
+    if (conn->mailbox != NULL)
+      return conn;
+  }
+  else if (client_open (&conn->client, name) == 0)
     return conn;
  fail:
   free (conn);
@@ -230,7 +217,7 @@ plugin_close (void *handle)
   if (mailbox (handle) != NULL)
     mailbox_close (mailbox (handle));
   else
-    export_release (disk (handle));
+    client_close (disk (handle));
   free (handle);
 }
 
@@ -244,7 +231,7 @@ static int64_t
 plugin_get_size (void *handle)
 {
   return mailbox (handle) != NULL
-    ? (int64_t) MAILBOX_BYTES : (int64_t) qed_size (image (handle));
+    ? (int64_t) MAILBOX_BYTES : (int64_t) disk (handle)->size;
 }
 
 /* Requests of whole clusters are the best, within reason; smaller ones than
@@ -255,7 +242,7 @@ plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
                    uint32_t *maximum)
 {
   const uint32_t cluster_size = mailbox (handle) != NULL
-    ? 4096 : qed_cluster_size (image (handle));
+    ? 4096 : disk (handle)->cluster_size;
 
   *minimum = 1;
   *preferred = cluster_size < 65536 ? cluster_size : 65536;
@@ -269,7 +256,7 @@ plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
 static int
 plugin_can_write (void *handle)
 {
-  return mailbox (handle) != NULL || qed_writable (image (handle));
+  return mailbox (handle) != NULL || disk (handle)->writable;
 }
 
 /* A mailbox is read and written, and nothing else.  A disk has all. */
@@ -312,14 +299,14 @@ plugin_can_cache (void *handle)
 /* ---- Data -------------------------------------------------------------- */
 
 static int
-carry_out (struct export *export, enum qed_op op, void *buf, uint32_t count,
+carry_out (struct client *client, enum qed_op op, void *buf, uint32_t count,
            uint64_t offset, uint32_t flags)
 {
   struct qed_request request;
 
   qed_request_init (&request, op, buf, count, offset,
                     flags & NBDKIT_FLAG_FUA ? QED_FUA : 0);
-  return plugin_carry_out (export, &request);
+  return plugin_carry_out (client, &request);
 }
 
 static int

@@ -25,7 +25,13 @@ struct plugin_config {
   const char *directory;        /* dir=: absolute, without symlinks; or NULL */
   const char *control;          /* the admin socket: absolute; or NULL */
   enum control_export control_export;
+  bool standby;                 /* wait until another server lets go */
+  unsigned standby_timeout;     /* seconds that a client waits for that */
+  bool fail_released;           /* what comes to a released image fails; else
+                                 * it waits */
 };
+
+#define STANDBY_TIMEOUT_DEFAULT 60
 
 /* Filled in while nbdkit reads its command line, constant afterwards. */
 extern struct plugin_config plugin_config;
@@ -39,17 +45,21 @@ int plugin_config_complete (void);
 
 /* ---- plugin-request.c -------------------------------------------------- */
 
-struct export;
+struct client;
+struct qed_slot;
 
-/* For a client that connects: wait for the end of a repair at open, and, for
- * a moment, of the opening scan.  -1 if the client or the server gave up.
+/* Carry a request out on the image in the slot, which was entered.  Returns
+ * what qed_request_run does when it has ended; -ESHUTDOWN if the client or the
+ * server gave up; PLUGIN_AGAIN if the image is to be released: leave the slot,
+ * and start over when it is active again.
  */
-int plugin_wait_ready (struct export *export);
+#define PLUGIN_AGAIN 1
+int plugin_run_request (struct qed_slot *slot, struct qed_request *request);
 
-/* Carry a request out.  Returns what nbdkit wants: 0, or -1 with its error
- * set and one line logged.
+/* Carry a request of a client out.  Returns what nbdkit wants: 0, or -1 with
+ * its error set and one line logged.
  */
-int plugin_carry_out (struct export *export, struct qed_request *request);
+int plugin_carry_out (struct client *client, struct qed_request *request);
 
 /* ---- plugin-readonly.c ------------------------------------------------- */
 
@@ -66,5 +76,11 @@ bool plugin_user (uid_t *user);
  */
 int plugin_quit_start (void);
 void plugin_quit_stop (void);
+
+/* If nbdkit was told to end: no client is sent anything any more.  To be
+ * called by who would have to send an error for a request that another server
+ * can carry out: a client that loses its connection asks there.
+ */
+void plugin_quit_hang_up (void);
 
 #endif /* SERVER_PLUGIN_H */

@@ -18,6 +18,7 @@
 #include "ctl.h"
 
 static const struct ctl_command *const commands[] = {
+  &ctl_activate_command,
   &ctl_check_command,
   &ctl_commit_command,
   &ctl_create_command,
@@ -28,6 +29,7 @@ static const struct ctl_command *const commands[] = {
   &ctl_map_command,
   &ctl_metrics_command,
   &ctl_rebase_command,
+  &ctl_release_command,
   &ctl_resize_command,
   &ctl_status_command,
   &ctl_undo_command,

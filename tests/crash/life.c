@@ -237,9 +237,8 @@ reshape_fiber (void *arg)
 }
 
 static void
-session_fiber (void *arg)
+serve (struct random *random)
 {
-  struct random *random = arg;
   struct workload workload = {
     .shape = &life.shape,
     .promise = &life.promise,
@@ -260,6 +259,22 @@ session_fiber (void *arg)
     sim_violation ("closing the image failed: %s", strerror (-r));
   promise_flushed (&life.promise, closing);
   sim_trace ("closed");
+}
+
+/* Now and then the image is handed over: a release is a close, with nothing
+ * left behind, and an activation an open; power may fail in the next server,
+ * when not all that the last one has written need be on disk.
+ */
+static void
+session_fiber (void *arg)
+{
+  struct random *random = arg;
+
+  serve (random);
+  if (random_one_in (random, 3)) {
+    sim_trace ("handed over");
+    serve (random);
+  }
 }
 
 static void

@@ -415,13 +415,13 @@ static const struct storage_ops backing_ops = {
 };
 
 int
-storage_file_open_fd (int fd, const char *path, bool lock,
-                      const struct qed_log *log, struct storage **storage)
+storage_file_open_fd (int fd, const char *path,
+                      const struct qed_options *options,
+                      struct storage **storage)
 {
   struct sim_backing *backing = calloc (1, sizeof *backing);
 
-  (void) lock;
-  (void) log;
+  (void) options;
   close (fd);
   if (backing == NULL)
     return -ENOMEM;

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* A client and the image that comes and goes: see client.h. */
+
+#include <config.h>
+
+#include <errno.h>
+#include <time.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "client.h"
+#include "exports.h"
+#include "plugin.h"
+
+/* How long a client sleeps before it looks whether nbdkit ends. */
+#define SLICE_MS 100
+
+/* ---- Waiting for the image --------------------------------------------- */
+
+/* Whether those who come to an image that isn't there are sent away. */
+static int
+refusal (enum qed_slot_state state)
+{
+  switch (state) {
+  case QED_SLOT_RELEASING:
+  case QED_SLOT_RELEASED:
+    return plugin_config.fail_released ? -ESHUTDOWN : 0;
+  case QED_SLOT_FAILED:
+    return -EIO;
+  default:
+    return 0;
+  }
+}
+
+/* For one slice at most.  0 or a negative errno. */
+static int
+wait_slice (struct qed_slot *slot)
+{
+  const int r = refusal (qed_slot_state (slot));
+
+  if (r < 0 || qed_slot_wait (slot, SLICE_MS))
+    return r;
+  if (nbdkit_nanosleep (0, 1) == 0)
+    return 0;
+  return errno != 0 ? -errno : -ESHUTDOWN;
+}
+
+/* ---- An image that came back ------------------------------------------- */
+
+/* The scan of a usual image takes less than this: a client that connects at
+ * the very start should know whether damage keeps it from writing.
+ */
+#define SCAN_WAIT_MS 100
+
+/* Until the image can be used.  0, a negative errno, or PLUGIN_AGAIN. */
+static int
+wait_ready (struct qed_slot *slot)
+{
+  struct qed_request request;
+  unsigned i;
+  int r;
+
+  qed_request_init (&request, QED_OP_READY, NULL, 0, 0, 0);
+  r = plugin_run_request (slot, &request);
+  for (i = 0; r == 0 && i < SCAN_WAIT_MS &&
+         !qed_scanned (qed_slot_image (slot)); i++)
+    if (nbdkit_nanosleep (0, 1000000) == -1)
+      break;
+  return r;
+}
+
+/* The slot was entered and has another image than before. */
+static int
+meet_again (struct client *client)
+{
+  struct qed_slot *slot = export_slot (client->export);
+  int r = wait_ready (slot);
+
+  if (r != 0)
+    return r;
+  if (qed_slot_same_since (slot) <= client->since &&
+      qed_writable (qed_slot_image (slot)) == client->writable) {
+    atomic_store (&client->generation, qed_slot_generation (slot));
+    return 0;
+  }
+  if (!atomic_exchange (&client->stale, true))
+    nbdkit_error ("%s: its size, its backing files or whether it may be "
+                  "written have changed while it was released: a client has "
+                  "to connect anew", export_path (client->export));
+  return -ESHUTDOWN;
+}
+
+static int
+enter_once (struct client *client)
+{
+  struct qed_slot *slot = export_slot (client->export);
+  int r;
+
+  if (qed_slot_enter (slot) == NULL)
+    return PLUGIN_AGAIN;
+  if (atomic_load_explicit (&client->generation, memory_order_relaxed) ==
+      qed_slot_generation (slot))
+    return 0;
+  r = meet_again (client);
+  if (r != 0)
+    qed_slot_leave (slot);
+  return r;
+}
+
+int
+client_enter (struct client *client)
+{
+  int r = PLUGIN_AGAIN;
+
+  while (r == PLUGIN_AGAIN) {
+    if (atomic_load_explicit (&client->stale, memory_order_relaxed))
+      return -ESHUTDOWN;
+    r = enter_once (client);
+    if (r == PLUGIN_AGAIN &&
+        (r = wait_slice (export_slot (client->export))) == 0)
+      r = PLUGIN_AGAIN;
+  }
+  if (r == -ESHUTDOWN)
+    plugin_quit_hang_up ();
+  return r;
+}
+
+/* ---- Connecting -------------------------------------------------------- */
+
+/* The slot was entered. */
+static void
+learn (struct client *client)
+{
+  struct qed_slot *slot = export_slot (client->export);
+  struct qed_image *image = qed_slot_image (slot);
+
+  client->size = qed_size (image);
+  client->cluster_size = qed_cluster_size (image);
+  client->writable = qed_writable (image);
+  client->since = qed_slot_generation (slot);
+  atomic_init (&client->generation, client->since);
+  atomic_init (&client->stale, false);
+}
+
+static int
+connect_once (struct client *client)
+{
+  struct qed_slot *slot = export_slot (client->export);
+  int r;
+
+  if (qed_slot_enter (slot) == NULL)
+    return PLUGIN_AGAIN;
+  r = wait_ready (slot);
+  if (r == 0)
+    learn (client);
+  qed_slot_leave (slot);
+  return r;
+}
+
+static void
+tell_failure (const struct client *client, int error)
+{
+  const char *path = export_path (client->export);
+
+  if (error == -ETIMEDOUT)
+    nbdkit_error ("%s: another server had the image for %u seconds "
+                  "(standby-timeout): the client is sent away", path,
+                  plugin_config.standby_timeout);
+  else if (error == -EIO)
+    nbdkit_error ("%s: this standby could not open the image: when that is "
+                  "mended, run qedctl activate", path);
+  else
+    nbdkit_error ("%s: the client gave up waiting for the image, or is sent "
+                  "away (on-release=fail)", path);
+}
+
+int
+client_open (struct client *client, const char *name)
+{
+  struct timespec start, now;
+  int r;
+
+  client->export = export_acquire (name);
+  if (client->export == NULL)
+    return -1;
+  clock_gettime (CLOCK_MONOTONIC, &start);
+  while ((r = connect_once (client)) == PLUGIN_AGAIN) {
+    clock_gettime (CLOCK_MONOTONIC, &now);
+    if (now.tv_sec - start.tv_sec >= (time_t) plugin_config.standby_timeout)
+      r = -ETIMEDOUT;
+    else
+      r = wait_slice (export_slot (client->export));
+    if (r < 0)
+      break;
+  }
+  if (r == 0)
+    return 0;
+  tell_failure (client, r);
+  nbdkit_set_error (-r);
+  export_release (client->export);
+  return -1;
+}
+
+void
+client_close (struct client *client)
+{
+  export_release (client->export);
+}
