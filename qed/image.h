@@ -96,7 +96,7 @@ struct qed_image {
   _Atomic bool damaged;         /* damage was found */
   _Atomic bool recovering;      /* the repair at open has not ended */
   _Atomic bool need_check;      /* the header says so, or is about to */
-  _Atomic unsigned reports;     /* lines about failed requests so far */
+  _Atomic unsigned reports;     /* lines about damage so far */
 
   struct guards guards;
   struct gate gate;
@@ -189,7 +189,7 @@ void image_mended (struct qed_image *image);
 /* A sync failed: nothing may be reported durable any more (O8). */
 void image_fail (struct qed_image *image, const char *step, int error);
 
-/* Say why a request failed ("writing data at file offset"); rate-limited. */
+/* Say why a request failed ("writing data at file offset"). */
 void image_report (struct qed_image *image, const char *what,
                    uint64_t offset, int error);
 

@@ -28,6 +28,7 @@
 #include "message.h"
 #include "notify.h"
 #include "plugin.h"
+#include "requests.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -51,6 +52,10 @@ log_message (void *opaque, enum qed_log_level level, const char *message)
   case QED_LOG_ERROR:
     message_error ("%s", message);
     break;
+  case QED_LOG_REQUEST:
+    if (!requests_keep_cause (message) && requests_may_log_others ())
+      message_error ("%s", message);
+    break;
   case QED_LOG_WARNING:
     nbdkit_error ("warning: %s", message);
     break;
@@ -64,6 +69,8 @@ log_message (void *opaque, enum qed_log_level level, const char *message)
 static void
 plugin_load (void)
 {
+  if (requests_load () == -1)
+    exit (EXIT_FAILURE);
   plugin_config_load ();
 }
 
@@ -88,6 +95,7 @@ plugin_unload (void)
 {
   stop ();
   plugin_config_unload ();
+  requests_unload ();
 }
 
 static void
@@ -229,8 +237,10 @@ plugin_close (void *handle)
 {
   if (mailbox (handle) != NULL)
     mailbox_close (mailbox (handle));
-  else
+  else {
+    requests_log_rest (disk (handle), true);
     export_release (disk (handle));
+  }
   free (handle);
 }
 
