@@ -147,9 +147,31 @@ make_rows (const struct top *top, struct row **rows, struct row *total)
 
 /* ---- As a table -------------------------------------------------------- */
 
-static const char heading[] =
-  "HEALTH  CLIENTS    READ/S   WRITE/S   OTHER/S READ MB/S WRITE MB/S"
-  "    MEAN     P99 FLIGHT OLDEST               IMAGE";
+/* All but the name and the last two have room in 80 columns. */
+#define NAME_MIN 14u
+#define NAME_MAX 32u
+#define OTHERS_WIDTH 86u
+
+static unsigned
+name_width (const struct top *top)
+{
+  const unsigned columns = top->screen.columns;
+
+  return columns < OTHERS_WIDTH + NAME_MIN ? NAME_MIN
+    : columns > OTHERS_WIDTH + NAME_MAX ? NAME_MAX : columns - OTHERS_WIDTH;
+}
+
+static void
+draw_heading (const struct top *top)
+{
+  char line[LINE_SIZE];
+
+  snprintf (line, sizeof line, "%-*s %-7s %4s %7s %7s %6s %6s %6s %6s %4s %7s "
+            "%s", (int) name_width (top), "IMAGE", "HEALTH", "CLNT", "READ/S",
+            "WRITE/S", "R-MB/S", "W-MB/S", "MEAN", "P99", "INFL", "OTHER/S",
+            "OLDEST");
+  top_screen_line (&top->screen, line, true);
+}
 
 /* "12us", "3.4ms", "5.6s". */
 static void
@@ -173,6 +195,7 @@ draw_row (const struct top *top, const struct row *row, const char *health,
   const double t = top->now_at - top->before_at;
   const double per = top->before != NULL && t > 0 ? 1 / t : 0;
   const struct top_rates *r = &row->rates;
+  const int width = (int) name_width (top);
   char mean[24], p99[24], line[LINE_SIZE];
   bool more;
 
@@ -183,12 +206,13 @@ draw_row (const struct top *top, const struct row *row, const char *health,
     time_to_text (top_rates_percentile
                   (r, json_object_get (top->now, "bounds"), 99, &more), ">",
                   p99, sizeof p99);
-  snprintf (line, sizeof line, "%-7s %7" PRIu64 " %9.0f %9.0f %9.0f %9.2f "
-            "%10.2f %7s %7s %6" PRIu64 " %-20s %s", health, clients,
+  snprintf (line, sizeof line, "%-*.*s %-7s %4" PRIu64 " %7.0f %7.0f %6.1f "
+            "%6.1f %6s %6s %4" PRIu64 " %7.0f %s", width,
+            top->screen.on ? width : -1, name, health, clients,
             (double) r->reads * per, (double) r->writes * per,
-            (double) r->others * per, (double) r->read_bytes * per / 1e6,
-            (double) r->write_bytes * per / 1e6, mean, p99, in_flight, oldest,
-            name);
+            (double) r->read_bytes * per / 1e6,
+            (double) r->write_bytes * per / 1e6, mean, p99, in_flight,
+            (double) r->others * per, oldest);
   top_screen_line (&top->screen, line, false);
 }
 
@@ -258,7 +282,7 @@ draw_table (const struct top *top)
 
   top_screen_draw (&top->screen);
   draw_title (top, n);
-  top_screen_line (&top->screen, heading, true);
+  draw_heading (top);
   for (i = 0; i < shown; i++)
     draw_image (top, &rows[i]);
   if (shown < n) {
