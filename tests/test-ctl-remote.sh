@@ -109,7 +109,7 @@ status 0 check --control ctl disk.qed
 status 0 check --json --control ctl
 json '.filename == "'"$PWD/disk.qed"'"'
 status 0 list disk.qed
-says '^open  *0 clients  disk.qed$'
+says '^open  *clean  *0 clients  disk.qed$'
 status 0 flush disk.qed
 status 0 flush --json --control ctl disk.qed
 json '.flushed'
