@@ -260,7 +260,8 @@ add_requests (json_t *families, const struct sample *list, size_t n)
       add_value (requests, list[i].name, requests_names[k],
                  list[i].counts[k].count);
       if (k != EXPORT_FLUSH)
-        add_value (bytes, list[i].name, requests_names[k], list[i].counts[k].bytes);
+        add_value (bytes, list[i].name, requests_names[k],
+                   list[i].counts[k].bytes);
     }
   json_decref (requests);
   json_decref (bytes);

@@ -253,7 +253,8 @@ status_of_one (struct control_request *request, json_t *images)
 
   if (failure != NULL)
     return failure;
-  json_array_append_new (images, export != NULL ? describe_image (request, export)
+  json_array_append_new (images, export != NULL
+                         ? describe_image (request, export)
                          : describe_closed (request));
   if (export != NULL)
     export_unpin (export);

@@ -507,16 +507,17 @@ const struct ctl_command ctl_top_command = {
   .arguments = "[URI|FILE|IMAGE]",
   .summary = "Watch what the clients of a server do",
   .help =
-  "Every few seconds, for each image that is open and for all of them: health,\n"
-  "clients, requests a second, megabytes (10^6) a second, mean time of a\n"
-  "request and the time that 99 % of them took at most (an estimate), requests\n"
-  "in flight, and of the oldest of these its age and step.  On a terminal q or\n"
-  "Ctrl-C ends it; elsewhere tables are printed one after another.\n"
-  "The server is found as for qedctl status.\n"
+  "Every few seconds, for each image that is open and for all of them:\n"
+  "health, clients, requests a second, megabytes (10^6) a second, mean time\n"
+  "of a request and the time that 99 % of them took at most (an estimate),\n"
+  "requests in flight, and of the oldest of these its age and step.  On a\n"
+  "terminal q or Ctrl-C ends it; elsewhere tables are printed one after\n"
+  "another.  The server is found as for qedctl status.\n"
   "\n"
   "  --control SOCKET            the server's control socket\n"
   "  --interval SECONDS          between two looks (default: 2)\n"
   "  --count N                   end after N tables\n"
-  "  --json                      print a JSON object in a line, for each table\n",
+  "  --json                      print a JSON object in a line, in place of\n"
+  "                              each table\n",
   .run = run,
 };
