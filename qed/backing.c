@@ -685,6 +685,7 @@ backing_read (struct backing *backing, struct qed_request *request,
     return request_read (backing->qed, request, at, bytes, buf, done);
   if (backing->remote)
     return fetch_read (backing->raw, request, at, bytes, buf, done);
+  request_step (request, "read-backing");
   return backing->raw->ops->pread (backing->raw, buf, bytes, at);
 }
 

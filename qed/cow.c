@@ -271,7 +271,10 @@ place (struct qed_image *image, struct qed_request *request, struct cow *cow,
       return r;
     set_run (image, cow, &run);
   }
-  return cow->written ? 0 : write_clusters (image, cow, data);
+  if (cow->written)
+    return 0;
+  request_step (request, "write-data");
+  return write_clusters (image, cow, data);
 }
 
 /* The entries are as they were when the fill was read. */

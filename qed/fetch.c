@@ -26,7 +26,7 @@ new_fetch (enum fetch_op op, uint64_t offset, uint64_t count,
   atomic_init (&fetch->holders, holders);
   atomic_init (&fetch->wanted, true);
   atomic_init (&fetch->ended, false);
-  wait_queue_init (&fetch->waiting);
+  wait_queue_init (&fetch->waiting, "fetch");
   return fetch;
 }
 

@@ -13,7 +13,7 @@
 
 #include "image.h"
 
-/* Of failed requests and damage, that many are named in the log. */
+/* So many lines about damage go to the log. */
 #define REPORTS_MAX 100u
 
 void
@@ -78,7 +78,7 @@ may_report (struct qed_image *image)
     return false;
   n = atomic_fetch_add (&image->reports, 1);
   if (n == REPORTS_MAX)
-    log_warning (&image->options.log, "%s: more failures follow that are not "
+    log_warning (&image->options.log, "%s: more damage follows that is not "
                  "logged: check the image", image->path);
   return n < REPORTS_MAX;
 }
@@ -145,8 +145,7 @@ void
 image_report (struct qed_image *image, const char *what, uint64_t offset,
               int error)
 {
-  if (may_report (image))
-    log_error (&image->options.log, "%s: %s 0x%" PRIx64 " failed: %s",
+  log_request (&image->options.log, "%s: %s 0x%" PRIx64 " failed: %s",
                image->path, what, offset, strerror (-error));
 }
 
@@ -358,9 +357,9 @@ init_synchronization (struct qed_image *image)
 {
   pthread_mutex_init (&image->lock, NULL);
   pthread_mutex_init (&image->cow_lock, NULL);
-  wait_queue_init (&image->cow_done);
+  wait_queue_init (&image->cow_done, "copy-on-write");
   pthread_cond_init (&image->closed_cond, NULL);
-  wait_queue_init (&image->scanned);
+  wait_queue_init (&image->scanned, "scan");
   guard_init (&image->guards);
   dispatch_init (image);
   image->job.log = image->write_back.log = &image->options.log;

@@ -98,7 +98,7 @@ struct qed_image {
   _Atomic bool damaged;         /* damage was found */
   _Atomic bool recovering;      /* the repair at open has not ended */
   _Atomic bool need_check;      /* the header says so, or is about to */
-  _Atomic unsigned reports;     /* lines about failed requests so far */
+  _Atomic unsigned reports;     /* lines about damage so far */
 
   struct guards guards;
   struct gate gate;
@@ -197,7 +197,7 @@ void image_fail (struct qed_image *image, const char *step, int error);
  */
 int image_sync_result (struct qed_image *image, const char *step, int error);
 
-/* Say why a request failed ("writing data at file offset"); rate-limited. */
+/* Say why a request failed ("writing data at file offset"). */
 void image_report (struct qed_image *image, const char *what,
                    uint64_t offset, int error);
 

@@ -51,6 +51,16 @@ log_error (const struct qed_log *log, const char *fmt, ...)
 }
 
 void
+log_request (const struct qed_log *log, const char *fmt, ...)
+{
+  va_list ap;
+
+  va_start (ap, fmt);
+  emit (log, QED_LOG_REQUEST, fmt, ap);
+  va_end (ap);
+}
+
+void
 log_warning (const struct qed_log *log, const char *fmt, ...)
 {
   va_list ap;

@@ -11,6 +11,8 @@
 
 void log_error (const struct qed_log *log, const char *fmt, ...)
   __attribute__ ((format (printf, 2, 3)));
+void log_request (const struct qed_log *log, const char *fmt, ...)
+  __attribute__ ((format (printf, 2, 3)));
 void log_warning (const struct qed_log *log, const char *fmt, ...)
   __attribute__ ((format (printf, 2, 3)));
 void log_info (const struct qed_log *log, const char *fmt, ...)

@@ -40,7 +40,7 @@ metadata_init (struct metadata *md, struct storage *storage, uint64_t cache)
   pthread_mutex_init (&md->dirty_lock, NULL);
   for (i = 0; i < 2; i++)
     md->dirty_end[i] = &md->dirty_first[i];
-  wait_queue_init (&md->loads);
+  wait_queue_init (&md->loading, "load-table");
   return 0;
 }
 
@@ -62,7 +62,7 @@ metadata_destroy (struct metadata *md)
   for (i = 0; i < METADATA_LOCKS; i++)
     pthread_mutex_destroy (&md->locks[i]);
   pthread_mutex_destroy (&md->dirty_lock);
-  wait_queue_destroy (&md->loads);
+  wait_queue_destroy (&md->loading);
 }
 
 /* Neighbours fall into different sets, L1 and L2 alike. */
@@ -238,12 +238,18 @@ wait_for_load (struct metadata *md, uint64_t key, struct qed_request *request)
   struct page *page;
   bool loading;
 
-  wait_add (&md->loads, request);
+  wait_add (&md->loading, request);
   pthread_mutex_lock (set_lock (md, n));
   page = find_page (&md->sets[n], key);
   loading = page && page->state == PAGE_LOADING;
   pthread_mutex_unlock (set_lock (md, n));
   return loading ? QED_WAIT : wait_not_needed (request);
+}
+
+static void
+count_load (struct metadata *md)
+{
+  atomic_fetch_add_explicit (&md->loads, 1, memory_order_relaxed);
 }
 
 int
@@ -269,6 +275,8 @@ metadata_load (struct metadata *md, uint64_t key, uint64_t offset,
   if (r < 0)
     return r;
 
+  request_step (request, "load-table");
+  count_load (md);
   r = md->storage->ops->pread (md->storage, buf, sizeof buf, offset);
 
   pthread_mutex_lock (set_lock (md, n));
@@ -277,7 +285,7 @@ metadata_load (struct metadata *md, uint64_t key, uint64_t offset,
   if (r < 0)
     drop_page (set, page);
   pthread_mutex_unlock (set_lock (md, n));
-  wait_wake_all (&md->loads);
+  wait_wake_all (&md->loading);
   return r;
 }
 
@@ -292,6 +300,7 @@ metadata_read_entry (struct metadata *md, uint64_t offset, unsigned index,
   struct storage *s = md->storage;
   int r;
 
+  count_load (md);
   offset += index * sizeof buf;
   do {
     r = s->ops->pread (s, buf, sizeof buf, offset);

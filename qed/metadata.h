@@ -87,6 +87,7 @@ struct metadata {
   size_t set_count;
   size_t page_limit;            /* pages at most */
   _Atomic size_t page_count;    /* those that have memory */
+  _Atomic uint64_t loads;       /* reads for lookups so far */
   pthread_mutex_t locks[METADATA_LOCKS]; /* of the sets, striped */
 
   /* Called when the first page becomes dirty, with a set's lock held. */
@@ -96,7 +97,7 @@ struct metadata {
   pthread_mutex_t dirty_lock;   /* protects the two lists */
   struct page *dirty_first[2], **dirty_end[2];
   _Atomic size_t dirty[2];      /* their lengths */
-  struct wait_queue loads;      /* those who wait for another's load */
+  struct wait_queue loading;    /* those who wait for another's load */
 };
 
 /* 'cache' is the limit in bytes. */

@@ -25,6 +25,10 @@ struct qed_image;
 
 enum qed_log_level {
   QED_LOG_ERROR,        /* something failed; the caller gets an errno too */
+  QED_LOG_REQUEST,      /* why a request failed, told before it returns, in the
+                         * thread that runs it; or why a job for requests did.
+                         * It may come as often as they do: whoever writes it
+                         * down has to limit it */
   QED_LOG_WARNING,      /* something an administrator should know */
   QED_LOG_INFO,         /* an event of the image's life */
   QED_LOG_TRACE,        /* one line a step, only where tracing is on */
@@ -219,6 +223,8 @@ struct qed_status {
   uint64_t freed_clusters;      /* freed, and not yet to be used again */
   uint64_t dirty_pages;         /* of the tables, 4 KiB each: to be written */
   uint64_t cached_pages, cached_pages_max;
+  uint64_t table_loads;         /* reads of tables by requests, which the
+                                 * cache did not spare, since the open */
 };
 
 /* From any thread, of an image that is open; takes locks only briefly. */
@@ -290,6 +296,24 @@ struct qed_request {
    */
   void (*wake) (struct qed_request *request);
   void *opaque;                 /* the caller's, for wake and extent */
+
+  /* NULL, or where the engine notes the step that the request is at, for
+   * those who watch it.  Only its owner's thread writes there.  The steps:
+   *   run             none of the others
+   *   read-data, write-data, read-backing
+   *                   the storage does that
+   *   load-table      a page of a table is read, by this request or another
+   *   fetch           the backing file's server is to answer
+   *   scan            the opening scan, or the repair at open, is to end
+   *   mark-dirty      NEED_CHECK is to become durable
+   *   write-back      tables are to be written, and synced
+   *   make-clean      NEED_CHECK is to be cleared
+   *   change-header   the header is to be written
+   *   copy-on-write   another request fills the same cluster
+   *   grow            the file is made longer
+   *   reclaim         clusters that were freed are to become usable
+   */
+  const char *_Atomic *step;
 
   /* QED_OP_EXTENTS: called in order, neighbours of a kind joined.  A negative
    * errno ends the request.

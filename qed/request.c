@@ -63,10 +63,19 @@ request_refused (const struct qed_image *image,
   return -atomic_load (&image->refuse);
 }
 
+static const char *
+job_step (const struct qed_image *image, const struct request_list *list)
+{
+  return list == &image->want_mark ? "mark-dirty"
+    : list == &image->want_flush ? "write-back"
+    : list == &image->want_make_clean ? "make-clean" : "change-header";
+}
+
 int
 request_wait_job (struct qed_image *image, struct request_list *list,
                   struct qed_request *request)
 {
+  request_step (request, job_step (image, list));
   request->phase = REQUEST_LISTED;
   image_queue (image, list, request);
   return QED_WAIT;
@@ -140,6 +149,7 @@ read_extent (struct qed_image *image, struct qed_request *request,
     memset (buf, 0, extent->bytes);
     return 0;
   }
+  request_step (request, "read-data");
   r = image->storage->ops->pread (image->storage, buf, extent->bytes,
                                   extent->offset);
   if (r < 0)
@@ -181,12 +191,14 @@ read_some (struct qed_image *image, struct qed_request *request)
  * alone.
  */
 static int
-write_extent (struct qed_image *image, const struct extent *extent,
-              const void *buf)
+write_extent (struct qed_image *image, struct qed_request *request,
+              const struct extent *extent, const void *buf)
 {
-  int r = image->storage->ops->pwrite (image->storage, buf, extent->bytes,
-                                       extent->offset);
+  int r;
 
+  request_step (request, "write-data");
+  r = image->storage->ops->pwrite (image->storage, buf, extent->bytes,
+                                   extent->offset);
   if (r < 0)
     image_report (image, "writing data at file offset", extent->offset, r);
   return r;
@@ -207,7 +219,7 @@ write_range (struct qed_image *image, struct qed_request *request,
     r = allocate_extent (image, request, at, extent.bytes, &extent);
   }
   if (r == 0)
-    r = write_extent (image, &extent, data);
+    r = write_extent (image, request, &extent, data);
   *done = extent.bytes;
   return r;
 }
@@ -481,8 +493,10 @@ run_request (struct qed_image *image, struct qed_request *request)
 int
 qed_request_run (struct qed_image *image, struct qed_request *request)
 {
-  int r = run_request (image, request);
+  int r;
 
+  request_step (request, "run");
+  r = run_request (image, request);
   if (r < 0)
     cow_abort (image, request);
   if (r != QED_WAIT)

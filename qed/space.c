@@ -54,8 +54,8 @@ space_init (struct space *space, const struct format_geometry *geometry,
   bitmap_init (&space->used);
   bitmap_init (&space->tables);
   bitmap_init (&space->recent);
-  wait_queue_init (&space->grown);
-  wait_queue_init (&space->reclaimed);
+  wait_queue_init (&space->grown, "grow");
+  wait_queue_init (&space->reclaimed, "reclaim");
   r = start_over (space, geometry, storage, length);
   if (r < 0)
     space_destroy (space);
@@ -516,6 +516,7 @@ space_grow (struct space *space, struct storage *storage, uint64_t n,
     break;
   }
 
+  request_step (request, "grow");
   r = resize_to (space, storage, &clusters);
   pthread_mutex_lock (&space->lock);
   space->growing = false;

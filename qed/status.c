@@ -74,6 +74,7 @@ qed_status (struct qed_image *image, struct qed_status *status)
     metadata_dirty (md, METADATA_L2);
   status->cached_pages = atomic_load (&md->page_count);
   status->cached_pages_max = md->page_limit;
+  status->table_loads = atomic_load (&md->loads);
 }
 
 /* ---- Signs of life ----------------------------------------------------- */

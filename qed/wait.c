@@ -25,8 +25,9 @@ unlink_waiter (struct qed_waiter *waiter)
 }
 
 void
-wait_queue_init (struct wait_queue *queue)
+wait_queue_init (struct wait_queue *queue, const char *step)
 {
+  queue->step = step;
   pthread_mutex_init (&queue->lock, NULL);
   queue->first = NULL;
 }
@@ -44,6 +45,7 @@ wait_add (struct wait_queue *queue, struct qed_request *request)
   struct qed_waiter *waiter = &request->waiter;
 
   wait_cancel (request);
+  request_step (request, queue->step);
   waiter->queue = queue;
   pthread_mutex_lock (&queue->lock);
   waiter->next = queue->first;

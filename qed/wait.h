@@ -15,16 +15,29 @@
 #define QED_WAIT_H
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
 
 #include "qed.h"
 
 struct wait_queue {
+  const char *step;             /* what for, as in qed_request */
   pthread_mutex_t lock;         /* protects the list */
   struct qed_waiter *first;
 };
 
-void wait_queue_init (struct wait_queue *queue);
+void wait_queue_init (struct wait_queue *queue, const char *step);
 void wait_queue_destroy (struct wait_queue *queue);
+
+/* Note what a request does or waits for, a static string, for those who watch
+ * it.  Its owner's thread only.
+ */
+static inline void
+request_step (struct qed_request *request, const char *step)
+{
+  if (request->step != NULL)
+    atomic_store_explicit (request->step, step, memory_order_release);
+}
 
 /* Queue a request that is in no queue. */
 void wait_add (struct wait_queue *queue, struct qed_request *request);

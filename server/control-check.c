@@ -463,6 +463,8 @@ describe_record (const struct record *record)
   json_object_set_new (object, "started", control_time (record->started));
   json_object_set_new (object, "ended", control_time (record->ended));
   json_object_set_new (object, "verdict", json_string (verdict (record)));
+  json_object_set_new (object, "exit-code", json_integer
+                       (qed_check_exit_code (record->r, &record->result)));
   control_set_number (object, "corruptions", record->result.corruptions);
   control_set_number (object, "leaks", record->result.leaks);
   control_set_number (object, "check-errors", record->result.errors);

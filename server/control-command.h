@@ -71,6 +71,20 @@ void control_set_number (json_t *object, const char *key, uint64_t value);
 /* In UTC, as in 2024-02-29T12:00:00Z. */
 json_t *control_time (time_t t);
 
+/* ---- control-health.c -------------------------------------------------- */
+
+/* Of an image that is pinned: failed, corrupt, leaks, dirty or clean. */
+const char *control_health (const struct export *export);
+
+/* Add to a status, as members: the requests in flight and so far; what each
+ * kind came to.
+ */
+void control_describe_requests (json_t *image, struct export *export);
+void control_describe_counters (json_t *image, struct export *export);
+
+/* What the buckets of latencies hold at most, in seconds. */
+json_t *control_describe_bounds (void);
+
 /* ---- control-check.c --------------------------------------------------- */
 
 /* Add what is known of an image's checks, to a status, as members; or for

@@ -13,9 +13,10 @@
 #include <string.h>
 
 #include "control-command.h"
+#include "requests.h"
 
 /* At most so many images; a reply has its limit. */
-#define IMAGES_MAX 500u
+#define IMAGES_MAX 400u
 
 /* ---- What is told of an image ------------------------------------------ */
 
@@ -40,6 +41,8 @@ enum metric {
   LAST_CHECK_CORRUPTIONS,
   LAST_CHECK_LEAKS,
   REQUEST_ERRORS,
+  IN_FLIGHT,
+  TABLE_LOADS,
   METRICS
 };
 
@@ -80,22 +83,17 @@ static const struct {
                          "Leaked clusters that the last check left" },
   [REQUEST_ERRORS] = { "request_errors_total", "counter",
                        "Requests of NBD clients that failed" },
-};
-
-static const char *const request_names[EXPORT_REQUESTS] = {
-  [EXPORT_READ] = "read",
-  [EXPORT_WRITE] = "write",
-  [EXPORT_FLUSH] = "flush",
-  [EXPORT_TRIM] = "trim",
-  [EXPORT_ZERO] = "zero",
-  [EXPORT_CACHE] = "cache",
-  [EXPORT_BLOCK_STATUS] = "block-status",
+  [IN_FLIGHT] = { "requests_in_flight", "gauge",
+                  "Requests of NBD clients that are being carried out" },
+  [TABLE_LOADS] = { "table_loads_total", "counter", "Reads of tables that "
+                    "the cache did not spare the requests" },
 };
 
 struct sample {
   json_t *name;                 /* of the image */
   uint64_t values[METRICS];     /* UINT64_MAX: there is none */
-  uint64_t requests[EXPORT_REQUESTS], bytes[EXPORT_REQUESTS];
+  uint64_t oldest_ns;           /* age of the oldest request in flight */
+  struct requests_count counts[EXPORT_REQUESTS];
 };
 
 static void
@@ -122,6 +120,7 @@ take_sample (struct sample *sample, struct export *export)
   struct export_counters *counters = export_counters (export);
   struct qed_status status;
   uint64_t *v = sample->values;
+  struct requests_look look;
   unsigned clients, i;
 
   export_state (&id, &clients);
@@ -141,10 +140,12 @@ take_sample (struct sample *sample, struct export *export)
   v[CACHED_PAGES_MAX] = status.cached_pages_max;
   take_check (sample, export);
   v[REQUEST_ERRORS] = atomic_load (&counters->errors);
-  for (i = 0; i < EXPORT_REQUESTS; i++) {
-    sample->requests[i] = atomic_load (&counters->requests[i]);
-    sample->bytes[i] = atomic_load (&counters->bytes[i]);
-  }
+  v[TABLE_LOADS] = status.table_loads;
+  requests_look (export, &look);
+  v[IN_FLIGHT] = look.in_flight;
+  sample->oldest_ns = look.age_ns;
+  for (i = 0; i < EXPORT_REQUESTS; i++)
+    requests_read (export, (enum export_request) i, &sample->counts[i]);
 }
 
 /* ---- The reply --------------------------------------------------------- */
@@ -165,23 +166,83 @@ family (json_t *families, const char *name, const char *type,
   return samples;
 }
 
-static void
-add_value (json_t *samples, json_t *image, const char *request,
-           uint64_t value)
+/* Returns a sample without its value. */
+static json_t *
+add_sample (json_t *samples, json_t *image, const char *request)
 {
-  json_t *object, *labels;
+  json_t *object = json_object (), *labels = json_object ();
 
-  if (value > INT64_MAX)
-    return;
-  object = json_object ();
-  labels = json_object ();
   if (image != NULL)
     json_object_set (labels, "image", image);
   if (request != NULL)
     json_object_set_new (labels, "request", json_string (request));
   json_object_set_new (object, "labels", labels);
-  control_set_number (object, "value", value);
   json_array_append_new (samples, object);
+  return object;
+}
+
+static void
+add_value (json_t *samples, json_t *image, const char *request,
+           uint64_t value)
+{
+  if (value <= INT64_MAX)
+    control_set_number (add_sample (samples, image, request), "value", value);
+}
+
+static json_t *
+seconds (uint64_t ns)
+{
+  return json_real ((double) ns / 1e9);
+}
+
+static void
+add_oldest (json_t *families, const struct sample *list, size_t n)
+{
+  json_t *samples = family (families, "oldest_request_seconds", "gauge",
+                            "For how long the oldest request has been carried "
+                            "out, 0 if there is none");
+  size_t i;
+
+  for (i = 0; i < n; i++)
+    json_object_set_new (add_sample (samples, list[i].name, NULL), "value",
+                         seconds (list[i].oldest_ns));
+  json_decref (samples);
+}
+
+/* Of one kind of request. */
+static void
+add_histogram (json_t *samples, json_t *image, const char *request,
+               const struct requests_count *count)
+{
+  json_t *object = add_sample (samples, image, request);
+  json_t *buckets = json_array ();
+  unsigned i;
+
+  for (i = 0; i < EXPORT_LATENCY_BUCKETS; i++)
+    json_array_append_new (buckets,
+                           json_integer ((json_int_t) count->latency[i]));
+  json_object_set_new (object, "buckets", buckets);
+  json_object_set_new (object, "sum", seconds (count->ns));
+}
+
+/* Kinds that no client asked for are left out. */
+static void
+add_latencies (json_t *families, const struct sample *list, size_t n)
+{
+  json_t *samples = family (families, "request_seconds", "histogram",
+                            "How long requests of NBD clients took");
+  size_t i;
+  unsigned k;
+
+  json_object_set_new (json_array_get (families,
+                                       json_array_size (families) - 1),
+                       "bounds", control_describe_bounds ());
+  for (i = 0; i < n; i++)
+    for (k = 0; k < EXPORT_REQUESTS; k++)
+      if (list[i].counts[k].count > 0)
+        add_histogram (samples, list[i].name, requests_names[k],
+                       &list[i].counts[k]);
+  json_decref (samples);
 }
 
 static void
@@ -196,10 +257,11 @@ add_requests (json_t *families, const struct sample *list, size_t n)
 
   for (i = 0; i < n; i++)
     for (k = 0; k < EXPORT_REQUESTS; k++) {
-      add_value (requests, list[i].name, request_names[k],
-                 list[i].requests[k]);
+      add_value (requests, list[i].name, requests_names[k],
+                 list[i].counts[k].count);
       if (k != EXPORT_FLUSH)
-        add_value (bytes, list[i].name, request_names[k], list[i].bytes[k]);
+        add_value (bytes, list[i].name, requests_names[k],
+                   list[i].counts[k].bytes);
     }
   json_decref (requests);
   json_decref (bytes);
@@ -232,7 +294,9 @@ describe (const struct sample *list, size_t n)
       add_value (samples, list[i].name, NULL, list[i].values[metric]);
     json_decref (samples);
   }
+  add_oldest (families, list, n);
   add_requests (families, list, n);
+  add_latencies (families, list, n);
   json_object_set_new (reply, "metrics", families);
   return reply;
 }

@@ -106,16 +106,65 @@ set_file (json_t *image, const struct qed_file_id *id)
   json_object_set_new (image, "file", json_string (name));
 }
 
-static json_t *
-describe_entry (const struct export_entry *entry)
+/* Those that are open, to tell their health.  Of two with one file's id the
+ * table has one only.
+ */
+struct open_images {
+  struct export *list[LIST_PAGE];
+  size_t count;
+};
+
+static const char *
+health_of (const struct open_images *images, const struct qed_file_id *id)
 {
+  struct qed_file_id other;
+  size_t i;
+
+  for (i = 0; i < images->count; i++) {
+    other = qed_identify (export_image (images->list[i]));
+    if (other.device == id->device && other.inode == id->inode)
+      return control_health (images->list[i]);
+  }
+  return NULL;
+}
+
+/* 'open' may be NULL. */
+static json_t *
+describe_entry (const struct export_entry *entry,
+                const struct open_images *open)
+{
+  const char *health = open != NULL ? health_of (open, &entry->id) : NULL;
   json_t *image = json_object ();
 
   json_object_set_new (image, "name", control_string (entry->name));
   json_object_set_new (image, "use", json_string (use_to_text (entry->state)));
   control_set_number (image, "clients", entry->clients);
   set_file (image, &entry->id);
+  if (health != NULL)
+    json_object_set_new (image, "health", json_string (health));
   return image;
+}
+
+/* Returns whether there are more. */
+static bool
+describe_entries (const struct control_request *request, json_t *images,
+                  const struct export_entries *entries)
+{
+  struct open_images open;
+  bool more = false;
+  size_t i;
+
+  open.count = exports_pin_open (open.list, LIST_PAGE);
+  for (i = 0; i < entries->count && !more; i++)
+    if (is_wanted (request, &entries->list[i])) {
+      more = json_array_size (images) == LIST_PAGE;
+      if (!more)
+        json_array_append_new (images,
+                               describe_entry (&entries->list[i], &open));
+    }
+  for (i = 0; i < open.count; i++)
+    export_unpin (open.list[i]);
+  return more;
 }
 
 json_t *
@@ -123,8 +172,7 @@ control_list (struct control_request *request)
 {
   struct export_entries entries;
   json_t *reply, *images;
-  bool more = false;
-  size_t i;
+  bool more;
 
   if (exports_look (&entries) == -1) {
     exports_look_end (&entries);
@@ -132,12 +180,7 @@ control_list (struct control_request *request)
   }
   reply = json_object ();
   images = json_array ();
-  for (i = 0; i < entries.count && !more; i++)
-    if (is_wanted (request, &entries.list[i])) {
-      more = json_array_size (images) == LIST_PAGE;
-      if (!more)
-        json_array_append_new (images, describe_entry (&entries.list[i]));
-    }
+  more = describe_entries (request, images, &entries);
   json_object_set_new (reply, "server", describe_server ());
   json_object_set_new (reply, "images", images);
   json_object_set_new (reply, "more", json_boolean (more));
@@ -170,10 +213,11 @@ describe_engine (json_t *image, const struct qed_status *status)
   control_set_number (image, "dirty-pages", status->dirty_pages);
   control_set_number (image, "cached-pages", status->cached_pages);
   control_set_number (image, "cached-pages-max", status->cached_pages_max);
+  control_set_number (image, "table-loads", status->table_loads);
 }
 
 static json_t *
-describe_image (const struct export *export)
+describe_image (const struct control_request *request, struct export *export)
 {
   const struct qed_file_id id = qed_identify (export_image (export));
   json_t *image = json_object ();
@@ -187,7 +231,12 @@ describe_image (const struct export *export)
   json_object_set_new (image, "use", json_string ("open"));
   control_set_number (image, "clients", clients);
   set_file (image, &id);
+  json_object_set_new (image, "health",
+                       json_string (control_health (export)));
   describe_engine (image, &status);
+  control_describe_requests (image, export);
+  if (control_get_bool (request, "counters"))
+    control_describe_counters (image, export);
   control_check_describe (image, export);
   return image;
 }
@@ -201,7 +250,7 @@ describe_file (void)
 
   exports_look_at_file (&entry);
   entry.name = (char *) plugin_config.name;
-  image = describe_entry (&entry);
+  image = describe_entry (&entry, NULL);
   json_object_set_new (image, "path",
                        control_string (plugin_config.options.path));
   return image;
@@ -231,7 +280,8 @@ status_of_one (struct control_request *request, json_t *images)
 
   if (failure != NULL)
     return failure;
-  json_array_append_new (images, export != NULL ? describe_image (export)
+  json_array_append_new (images, export != NULL
+                         ? describe_image (request, export)
                          : describe_closed (request));
   if (export != NULL)
     export_unpin (export);
@@ -240,14 +290,14 @@ status_of_one (struct control_request *request, json_t *images)
 
 /* Returns whether there are more. */
 static bool
-status_of_all (json_t *images)
+status_of_all (const struct control_request *request, json_t *images)
 {
   struct export *list[STATUS_PAGE + 1];
   size_t n = exports_pin_open (list, STATUS_PAGE + 1), i;
 
   for (i = 0; i < n; i++) {
     if (i < STATUS_PAGE)
-      json_array_append_new (images, describe_image (list[i]));
+      json_array_append_new (images, describe_image (request, list[i]));
     export_unpin (list[i]);
   }
   if (n == 0 && plugin_config.directory == NULL)
@@ -262,7 +312,7 @@ control_status (struct control_request *request)
   bool more = false;
 
   if (control_get_string (request, "image") == NULL)
-    more = status_of_all (images);
+    more = status_of_all (request, images);
   else {
     failure = status_of_one (request, images);
     if (failure != NULL) {
@@ -274,6 +324,8 @@ control_status (struct control_request *request)
   json_object_set_new (reply, "server", describe_server ());
   json_object_set_new (reply, "images", images);
   json_object_set_new (reply, "more", json_boolean (more));
+  if (control_get_bool (request, "counters"))
+    json_object_set_new (reply, "bounds", control_describe_bounds ());
   return reply;
 }
 

@@ -48,6 +48,12 @@ static const struct option image_options[] = {
   { NULL, JSON_NULL }
 };
 
+static const struct option status_options[] = {
+  { "image", JSON_STRING },
+  { "counters", JSON_TRUE },
+  { NULL, JSON_NULL }
+};
+
 static const struct option no_options[] = {
   { NULL, JSON_NULL }
 };
@@ -81,7 +87,7 @@ static const struct command {
   { "metrics", CONTROL_CHECK, no_options, control_metrics },
   { "release", CONTROL_ADMIN, image_options, control_release },
   { "repair", CONTROL_ADMIN, repair_options, control_repair },
-  { "status", CONTROL_CHECK, image_options, control_status },
+  { "status", CONTROL_CHECK, status_options, control_status },
   { NULL, CONTROL_ADMIN, NULL, NULL }
 };
 

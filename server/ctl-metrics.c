@@ -49,6 +49,61 @@ put_labels (FILE *out, json_t *labels)
     putc ('}', out);
 }
 
+/* A sample's own labels, and 'le' of a bucket. */
+static json_t *
+with_bound (json_t *labels, const char *bound)
+{
+  json_t *copy = json_copy (labels);
+
+  json_object_set_new (copy, "le", json_string (bound));
+  return copy;
+}
+
+/* Counters of what lies within each bound, and not within the one before,
+ * become counters of all that does.
+ */
+static void
+put_histogram (FILE *out, const char *name, const json_t *bounds,
+               const json_t *sample)
+{
+  const json_t *buckets = json_object_get (sample, "buckets");
+  json_t *labels = json_object_get (sample, "labels"), *own;
+  size_t i, n = json_array_size (buckets);
+  char bound[32];
+  uint64_t sum = 0;
+
+  for (i = 0; i < n; i++) {
+    snprintf (bound, sizeof bound, "%g",
+              json_number_value (json_array_get (bounds, i)));
+    sum += (uint64_t) json_integer_value (json_array_get (buckets, i));
+    own = with_bound (labels, i + 1 < n ? bound : "+Inf");
+    fprintf (out, "%s_bucket", name);
+    put_labels (out, own);
+    fprintf (out, " %" PRIu64 "\n", sum);
+    json_decref (own);
+  }
+  fprintf (out, "%s_sum", name);
+  put_labels (out, labels);
+  fprintf (out, " %.9f\n",
+           json_number_value (json_object_get (sample, "sum")));
+  fprintf (out, "%s_count", name);
+  put_labels (out, labels);
+  fprintf (out, " %" PRIu64 "\n", sum);
+}
+
+static void
+put_value (FILE *out, const char *name, const json_t *sample)
+{
+  const json_t *value = json_object_get (sample, "value");
+
+  fputs (name, out);
+  put_labels (out, json_object_get (sample, "labels"));
+  if (json_is_real (value))
+    fprintf (out, " %.9f\n", json_real_value (value));
+  else
+    fprintf (out, " %" JSON_INTEGER_FORMAT "\n", json_integer_value (value));
+}
+
 static void
 put_family (FILE *out, const json_t *family)
 {
@@ -64,9 +119,10 @@ put_family (FILE *out, const json_t *family)
   fprintf (out, "\n# TYPE %s %s\n", name, type);
   for (i = 0; i < n; i++) {
     sample = json_array_get (samples, i);
-    fputs (name, out);
-    put_labels (out, json_object_get (sample, "labels"));
-    fprintf (out, " %" PRIu64 "\n", ctl_json_number (sample, "value"));
+    if (strcmp (type, "histogram") == 0)
+      put_histogram (out, name, json_object_get (family, "bounds"), sample);
+    else
+      put_value (out, name, sample);
   }
 }
 

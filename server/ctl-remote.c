@@ -160,6 +160,8 @@ await_reply (struct ctl_remote *remote, const json_t *request,
       read_event (json, &done, &total);
     json_decref (json);
     if (qed_progress_tell (progress, done, total) < 0 && !canceled) {
+      if (!takes_long (request))
+        return NULL;
       canceled = true;
       cancel_check (remote, request);
     }

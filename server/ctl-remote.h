@@ -62,7 +62,8 @@ json_t *ctl_request (const char *command, const char *image);
 /* Send a request, which is taken over, and wait for its reply; NULL if there
  * is none.  'progress' may be NULL; it is told also when there is nothing new,
  * with a total of 0 before the first event.  If it wants the end, the check
- * that the request has started is canceled.
+ * that the request has started is canceled; of any other request the reply is
+ * not waited for, and the connection is of no more use.
  */
 json_t *ctl_remote_call (struct ctl_remote *remote, json_t *request,
                          const struct qed_progress *progress);
@@ -83,6 +84,12 @@ void ctl_remote_tell_error (const struct ctl_remote *remote,
 const char *ctl_json_string (const json_t *object, const char *key);
 uint64_t ctl_json_number (const json_t *object, const char *key);
 bool ctl_json_bool (const json_t *object, const char *key);
+
+/* ---- ctl-status-words.c ------------------------------------------------ */
+
+/* Lines of a status: health, requests, cache; and what is allocated. */
+void ctl_report_watch (struct ctl_report *report, const json_t *image);
+void ctl_report_allocation (struct ctl_report *report, const json_t *image);
 
 /* ---- ctl-door.c: which server is meant --------------------------------- */
 

@@ -109,9 +109,9 @@ print_list (const json_t *list)
     image = json_array_get (images, i);
     clients = ctl_json_number (image, "clients");
     name = ctl_escape (ctl_json_string (image, "name"));
-    printf ("%-8s %3" PRIu64 " client%s  %s\n",
-            ctl_json_string (image, "use"), clients,
-            clients == 1 ? " " : "s", name != NULL ? name : "?");
+    printf ("%-8s %-7s %3" PRIu64 " client%s  %s\n",
+            ctl_json_string (image, "use"), ctl_json_string (image, "health"),
+            clients, clients == 1 ? " " : "s", name != NULL ? name : "?");
     free (name);
   }
 }
@@ -211,8 +211,14 @@ report_last (struct ctl_report *report, const json_t *last)
 
   if (last == NULL)
     return;
-  snprintf (text, sizeof text, "%s at %s: %s", ctl_json_string (last, "what"),
-            ctl_json_string (last, "ended"), ctl_json_string (last, "verdict"));
+  snprintf (text, sizeof text, "%s at %s: %s (exit %" PRIu64 "): %" PRIu64
+            " corruptions, %" PRIu64 " leaks, %" PRIu64 " places not read",
+            ctl_json_string (last, "what"), ctl_json_string (last, "ended"),
+            ctl_json_string (last, "verdict"),
+            ctl_json_number (last, "exit-code"),
+            ctl_json_number (last, "corruptions"),
+            ctl_json_number (last, "leaks"),
+            ctl_json_number (last, "check-errors"));
   ctl_report_string (report, NULL, "last check", text);
 }
 
@@ -227,10 +233,11 @@ report_open (struct ctl_report *report, const json_t *image)
                      (ctl_json_string (image, "access")));
   ctl_report_number (report, NULL, "clients",
                      ctl_json_number (image, "clients"), "");
+  ctl_report_watch (report, image);
   report_size (report, image, "virtual-size", "virtual size");
   report_size (report, image, "cluster-size", "cluster size");
   report_size (report, image, "file-size", "file length");
-  report_size (report, image, "used-bytes", "in use");
+  ctl_report_allocation (report, image);
   ctl_report_number (report, NULL, "freed, not reused",
                      ctl_json_number (image, "freed-clusters"), "cluster");
   snprintf (text, sizeof text, "%" PRIu64 " of %" PRIu64 " pages, %" PRIu64

@@ -42,6 +42,7 @@ extern const struct ctl_command ctl_rebase_command;
 extern const struct ctl_command ctl_release_command;
 extern const struct ctl_command ctl_resize_command;
 extern const struct ctl_command ctl_status_command;
+extern const struct ctl_command ctl_top_command;
 extern const struct ctl_command ctl_undo_command;
 
 /* ---- Options ----------------------------------------------------------- */
@@ -86,6 +87,11 @@ bool ctl_parse_allow_backing (const char *text, struct qed_options *options);
 /* "qedctl: MESSAGE" in one line on stderr. */
 void ctl_error (const char *fmt, ...)
   __attribute__ ((format (printf, 1, 2)));
+
+/* Unless it is NULL, to be called before a message is written: who has taken
+ * the terminal gives it back.
+ */
+extern void (*ctl_before_error) (void);
 
 /* Make a string that strangers made harmless: whatever is not printable text,
  * and the backslash, becomes \xNN.  To be freed; NULL if memory runs out.

@@ -73,15 +73,32 @@ enum export_request {
 };
 #define EXPORT_REQUESTS 7u
 
+/* How long requests took is counted by bounds (requests.h). */
+#define EXPORT_LATENCY_BUCKETS 20u
+
 /* What clients asked for since the image was opened.  Added to in relaxed
- * order, on cache lines of their own.
+ * order, on cache lines of their own; the first buckets, which most requests
+ * are in, share one with the sums.
  */
 #define EXPORT_COUNTERS_ALIGN 64
 
+struct export_counter {
+  _Alignas (EXPORT_COUNTERS_ALIGN) _Atomic uint64_t bytes;
+  _Atomic uint64_t ns;
+  _Atomic uint64_t latency[EXPORT_LATENCY_BUCKETS];
+};
+
+/* How many lines about failures were logged lately (requests.c). */
+struct export_log_limit {
+  uint64_t began_ns;
+  unsigned lines;
+  _Atomic uint64_t dropped;
+};
+
 struct export_counters {
-  _Alignas (EXPORT_COUNTERS_ALIGN) _Atomic uint64_t requests[EXPORT_REQUESTS];
-  _Atomic uint64_t bytes[EXPORT_REQUESTS];
-  _Atomic uint64_t errors;
+  struct export_counter kinds[EXPORT_REQUESTS];
+  _Alignas (EXPORT_COUNTERS_ALIGN) _Atomic uint64_t errors;
+  struct export_log_limit log;
 };
 
 struct export_counters *export_counters (struct export *export);

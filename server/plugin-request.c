@@ -13,6 +13,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #define NBDKIT_API_VERSION 2
@@ -21,6 +23,7 @@
 #include "client.h"
 #include "exports.h"
 #include "plugin.h"
+#include "requests.h"
 
 /* How long a request sleeps before it looks whether nbdkit ends. */
 #define WAIT_SLICE_NS 100000000
@@ -128,6 +131,7 @@ plugin_run_request (struct qed_slot *slot, struct qed_request *request)
                              .cond = PTHREAD_COND_INITIALIZER };
   int r;
 
+  request->step = requests_step ();
   request->wake = wake_request;
   request->opaque = &sleeper;
   r = qed_request_run (qed_slot_image (slot), request);
@@ -155,26 +159,57 @@ op_to_text (enum qed_op op)
   return "request";
 }
 
+/* What a failure means for who reads the log. */
+static const char *
+consequence (const struct qed_request *request, int r)
+{
+  if (request->op == QED_OP_FLUSH || request->flags & QED_FUA)
+    return "what was written may not be durable";
+  if (r == -ENOSPC || r == -EDQUOT)
+    return "the client got this error; make room, then it may try again";
+  if (r == -EROFS)
+    return "the image takes no changes (qedctl status says why)";
+  if (request->op == QED_OP_WRITE || request->op == QED_OP_TRIM ||
+      request->op == QED_OP_ZERO)
+    return "the client got this error; the range may be old or new";
+  return "the client got this error; nothing was changed";
+}
+
+/* One line: image, operation, range, error, why (the engine's words, which
+ * name the image, step and place in the file), consequence.
+ */
+static void
+log_failure (const struct export *export, const struct qed_request *request,
+             int r)
+{
+  const char *path = export_path (export), *cause = requests_cause ();
+  char range[64] = "";
+
+  if (strncmp (cause, path, strlen (path)) == 0 && cause[strlen (path)] == ':')
+    cause += strlen (path) + 1 + strspn (cause + strlen (path) + 1, " ");
+  if (request->op != QED_OP_FLUSH)
+    snprintf (range, sizeof range, " of %" PRIu64 " bytes at 0x%" PRIx64,
+              request->count, request->offset);
+  errno = -r;                   /* for %m */
+  nbdkit_error ("%s: %s%s failed: %m%s%s%s; %s", path,
+                op_to_text (request->op), range, cause[0] != '\0' ? " (" : "",
+                cause, cause[0] != '\0' ? ")" : "", consequence (request, r));
+}
+
 /* Tell the log and nbdkit of a negative errno.  When a request is given up
  * nbdkit_nanosleep has said why.
  */
 static void
-report_failure (const struct export *export,
-                const struct qed_request *request, int r)
+report_failure (struct export *export, const struct qed_request *request,
+                int r)
 {
-  const char *path = export_path (export);
-
   errno = -r;                   /* for %m */
   if (r == -ESHUTDOWN)
-    nbdkit_debug ("%s: request given up: %m", path);
+    nbdkit_debug ("%s: request given up: %m", export_path (export));
   else if (r == -EOPNOTSUPP)
-    nbdkit_debug ("%s: a fast zero would be slow", path);
-  else if (request->op == QED_OP_FLUSH)
-    nbdkit_error ("%s: flush failed: %m", path);
-  else
-    nbdkit_error ("%s: %s of %" PRIu64 " bytes at 0x%" PRIx64 " failed: %m",
-                  path, op_to_text (request->op),
-                  request->count, request->offset);
+    nbdkit_debug ("%s: a fast zero would be slow", export_path (export));
+  else if (requests_may_log (export))
+    log_failure (export, request, r);
   nbdkit_set_error (-r);
 }
 
@@ -197,12 +232,6 @@ kind_of (const struct qed_request *request)
   default:
     return EXPORT_READ;
   }
-}
-
-static void
-add (_Atomic uint64_t *counter, uint64_t n)
-{
-  atomic_fetch_add_explicit (counter, n, memory_order_relaxed);
 }
 
 /* What was passed on of its extents stays so; all else is done again. */
@@ -239,18 +268,17 @@ run_for_client (struct client *client, struct qed_request *request)
 int
 plugin_carry_out (struct client *client, struct qed_request *request)
 {
-  struct export_counters *counters = export_counters (client->export);
+  struct export *export = client->export;
   const enum export_request kind = kind_of (request);
   const uint64_t count = request->count;
-  int r = run_for_client (client, request);
+  int r;
 
-  add (&counters->requests[kind], 1);
-  add (&counters->bytes[kind], count);
-  if (r < 0) {
-    if (r != -EOPNOTSUPP)
-      add (&counters->errors, 1);
-    report_failure (client->export, request, r);
-    return -1;
-  }
-  return 0;
+  requests_begin (export, kind, request->offset, count);
+  r = run_for_client (client, request);
+  requests_end (export, kind, count, r != -EOPNOTSUPP ? r : 0);
+  requests_log_rest (export, false);
+  if (r == 0)
+    return 0;
+  report_failure (export, request, r);
+  return -1;
 }

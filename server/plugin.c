@@ -29,6 +29,7 @@
 #include "message.h"
 #include "notify.h"
 #include "plugin.h"
+#include "requests.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -52,6 +53,10 @@ log_message (void *opaque, enum qed_log_level level, const char *message)
   case QED_LOG_ERROR:
     message_error ("%s", message);
     break;
+  case QED_LOG_REQUEST:
+    if (!requests_keep_cause (message) && requests_may_log_others ())
+      message_error ("%s", message);
+    break;
   case QED_LOG_WARNING:
     nbdkit_error ("warning: %s", message);
     break;
@@ -65,6 +70,8 @@ log_message (void *opaque, enum qed_log_level level, const char *message)
 static void
 plugin_load (void)
 {
+  if (requests_load () == -1)
+    exit (EXIT_FAILURE);
   plugin_config_load ();
 }
 
@@ -89,6 +96,7 @@ plugin_unload (void)
 {
   stop ();
   plugin_config_unload ();
+  requests_unload ();
 }
 
 static void
@@ -216,8 +224,10 @@ plugin_close (void *handle)
 {
   if (mailbox (handle) != NULL)
     mailbox_close (mailbox (handle));
-  else
+  else {
+    requests_log_rest (disk (handle)->export, true);
     client_close (disk (handle));
+  }
   free (handle);
 }
 

@@ -32,12 +32,15 @@ static const struct ctl_command *const commands[] = {
   &ctl_release_command,
   &ctl_resize_command,
   &ctl_status_command,
+  &ctl_top_command,
   &ctl_undo_command,
 };
 
 #define COMMANDS (sizeof commands / sizeof commands[0])
 
 /* ---- Messages ---------------------------------------------------------- */
+
+void (*ctl_before_error) (void);
 
 /* A name from outside may hold a newline or worse: messages are one line. */
 static void
@@ -46,6 +49,8 @@ print_error (const char *message)
   const char *p;
 
   ctl_progress_hide ();
+  if (ctl_before_error != NULL)
+    ctl_before_error ();
   fputs ("qedctl: ", stderr);
   for (p = message; *p; ++p)
     putc ((unsigned char) *p < 0x20 || *p == 0x7f ? '?' : *p, stderr);

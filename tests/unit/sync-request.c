@@ -116,7 +116,7 @@ void
 log_quietly (void *opaque, enum qed_log_level level, const char *message)
 {
   (void) message;
-  if (opaque && level == QED_LOG_ERROR)
+  if (opaque && level <= QED_LOG_REQUEST)
     atomic_fetch_add ((_Atomic unsigned *) opaque, 1);
   if (getenv ("QED_TEST_LOG"))
     fprintf (stderr, "%d: %s\n", (int) level, message);

@@ -39,7 +39,7 @@ static void
 count_errors (void *opaque, enum qed_log_level level, const char *message)
 {
   log_quietly (opaque, level, message);
-  errors += level == QED_LOG_ERROR;
+  errors += level <= QED_LOG_REQUEST;
 }
 
 static int

@@ -40,7 +40,7 @@ test_wake_all (void **state)
   unsigned i;
 
   (void) state;
-  wait_queue_init (&queue);
+  wait_queue_init (&queue, "test");
   wait_wake_all (&queue);
   for (i = 0; i < 5; i++) {
     init (&requests[i], &counts[i]);
@@ -68,8 +68,8 @@ test_move (void **state)
   _Atomic unsigned count;
 
   (void) state;
-  wait_queue_init (&one);
-  wait_queue_init (&two);
+  wait_queue_init (&one, "test");
+  wait_queue_init (&two, "test");
   init (&request, &count);
   wait_add (&one, &request);
   wait_wake_all (&one);
@@ -161,7 +161,7 @@ test_threads (void **state)
   unsigned i;
 
   (void) state;
-  wait_queue_init (&test.queue);
+  wait_queue_init (&test.queue, "test");
   assert_int_equal (pthread_create (&waker, NULL, make_events, &test), 0);
   for (i = 0; i < WAITERS; i++) {
     waiters[i].test = &test;
