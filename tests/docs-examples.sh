@@ -12,7 +12,7 @@ PATH=$abs_top_builddir:$PATH    # nbdkit with the plugin just built
 export PATH
 
 # What the examples' shell is told first.  The port is one that is free, and who
-# types waits until a server that was told to end has done so.
+# types is not so fast that a server has not yet begun, or ended.
 cat >"$tmpdir/prologue" <<END
 set -e
 port=$port
@@ -20,10 +20,26 @@ END
 cat >>"$tmpdir/prologue" <<'END'
 nbdkit ()
 {
+  local arg
+
   case " $* " in
-    *" -U "*) command nbdkit "$@" ;;
-    *) command nbdkit -p "$port" "$@" ;;
+    *" -U "*) command nbdkit "$@" || return ;;
+    *) command nbdkit -p "$port" "$@" || return ;;
   esac
+  for arg in "$@"; do
+    case $arg in
+      control=*) wait_for_control "${arg#*=}" ;;
+    esac
+  done
+}
+wait_for_control ()
+{
+  local i
+
+  for i in {1..100}; do
+    qedctl list --control "$1" >/dev/null 2>&1 && return
+    sleep 0.1
+  done
 }
 kill ()
 {
