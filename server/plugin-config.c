@@ -402,6 +402,12 @@ check_standby (void)
                   "only while they have clients");
     return -1;
   }
+  if (plugin_config.options.remote) {
+    nbdkit_error ("standby=on does not work with an image on an NBD server: "
+                  "NBD has no locks, which tell a standby whether another "
+                  "server has the image");
+    return -1;
+  }
   if (!plugin_config.options.lock) {
     nbdkit_error ("standby=on does not work with lock=off: the lock tells a "
                   "standby whether another server has the image");

@@ -195,6 +195,7 @@ refuses ()
     grep -q "$1" "$tmpdir/out" || { cat "$tmpdir/out" >&2; fail "not: $1"; }
 }
 refuses "lock=off" qed "$image" standby=on lock=off
+refuses "NBD has no locks" qed nbd://localhost:1/ standby=on
 refuses "option -r" -r qed "$image" standby=on
 refuses "file= only" qed dir="$tmpdir" standby=on
 refuses "No such file" qed "$tmpdir/none.qed" standby=on
