@@ -208,6 +208,8 @@ new_table (struct qed_image *image, struct qed_request *request,
     return grow (image, request, n);
   if (r == -ENOSPC)
     return take_held (image, request);
+  if (r == -EBUSY)
+    return request_wait_job (image, &image->want_flush, request);
   return r == 0 ? REQUEST_AGAIN : r;
 }
 

@@ -87,7 +87,7 @@ leave_stuck (struct compact *c, const struct look_reference *ref, int error)
     r = s->ops->pread (s, buf, n, ref->entry + at);
   }
   free (buf);
-  if (r == 0 || r == -ENOMEM)
+  if (r == 0 || r == -ENOMEM || r == -ENOTCONN)
     return error;
   log_warning (&c->image->options.log, "%s: the cluster at file offset 0x%"
                PRIx64 " (guest offset 0x%" PRIx64 ") cannot be read: %s: it "

@@ -308,6 +308,8 @@ image_job_done (struct qed_image *image, struct job *job, int error)
 {
   (void) job;
   image->running = NULL;
+  if (error == -ENOTCONN)       /* a storage that is away: to requests it's */
+    error = -EIO;
   answer_served (image, error);
   image_kick (image);
 }

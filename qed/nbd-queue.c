@@ -54,7 +54,7 @@ can_send (const struct storage_nbd *s)
   if (fetch == NULL || !nbd_link_is_alive (&s->link) ||
       !nbd_kept_is_settled (&s->kept))
     return false;
-  if (fetch_changes (fetch->op) && s->flushing && s->kept.bytes > KEPT_MAX)
+  if (fetch_changes (fetch->op) && s->flush_sent && s->kept.bytes > KEPT_MAX)
     return false;
   return nbd_flight_has_room (&s->flight, fetch);
 }
@@ -72,6 +72,21 @@ send_kept (struct storage_nbd *s)
 }
 
 static void
+own_flush_ended (struct fetch *fetch)
+{
+  struct storage_nbd *s = fetch->opaque;
+
+  s->flushing = s->flush_sent = false;
+}
+
+/* When flushes fail for good, what is written could be kept for ever. */
+static bool
+is_in_vain (const struct storage_nbd *s, const struct fetch *fetch)
+{
+  return fetch_changes (fetch->op) && s->kept.error < 0;
+}
+
+static void
 send_some (struct storage_nbd *s)
 {
   struct fetch *fetch;
@@ -83,6 +98,11 @@ send_some (struct storage_nbd *s)
       nbd_queue_end (s, fetch, 0);
       continue;
     }
+    if (is_in_vain (s, fetch)) {
+      nbd_queue_end (s, fetch, -EIO);
+      continue;
+    }
+    s->flush_sent |= fetch->done == own_flush_ended;
     fetch->number = s->kept.number;
     nbd_flight_send (&s->flight, &s->link, fetch);
   }
@@ -105,11 +125,16 @@ nbd_queue_error (const struct fetch *fetch)
   }
 }
 
-/* What waited for the connection for too long gets this. */
+/* What waited for the connection for too long gets this.  The loop's own reads
+ * must not take a server that is away for a table that can't be read.
+ */
 static int
 error_lost (const struct storage_nbd *s, const struct fetch *fetch)
 {
-  return s->once || fetch->op == FETCH_FLUSH ? -ENOTCONN : -EIO;
+  const bool loops_read = fetch->done != NULL && !fetch_changes (fetch->op);
+
+  return s->once || fetch->op == FETCH_FLUSH || loops_read
+    ? -ENOTCONN : -EIO;
 }
 
 static bool
@@ -155,20 +180,15 @@ settle (struct storage_nbd *s)
     if (fetch->kept)
       nbd_kept_ended (&s->kept, fetch);
     else if (is_lost (fetch) && fetch->op != FETCH_CACHE &&
-             atomic_load (&fetch->wanted))
+             atomic_load (&fetch->wanted)) {
+      if (fetch->done == own_flush_ended)
+        s->flush_sent = false;  /* changes may go before it, now */
       fetch_list_append (&again, fetch);
+    }
     else
       answered (s, fetch);
   }
   fetch_list_prepend_all (&s->queue, &again);
-}
-
-static void
-own_flush_ended (struct fetch *fetch)
-{
-  struct storage_nbd *s = fetch->opaque;
-
-  s->flushing = false;
 }
 
 /* Without memory for it, it is tried again in the next turn. */

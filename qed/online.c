@@ -354,8 +354,22 @@ is_beyond_us (const struct look *look)
 static bool
 is_sound (const struct look *look)
 {
-  return !look->more &&
-    look->count <= look->counts[QED_PROBLEM_DATA_UNREADABLE];
+  size_t i;
+
+  for (i = 0; i < look->count; i++)
+    if (look->problems[i].code != QED_PROBLEM_DATA_UNREADABLE)
+      return false;
+  return !look->more;
+}
+
+/* Because damage was found, or not all tables could be read at open: then the
+ * space knows only a part of what is in use.
+ */
+static bool
+is_refused (struct qed_image *image)
+{
+  return atomic_load (&image->damaged) ||
+    atomic_load (&image->refuse) == EROFS;
 }
 
 /* ---- The whole ---- */
@@ -413,7 +427,7 @@ repair_online (struct online *online)
 
   if (is_beyond_us (look))
     return 0;
-  if (atomic_load (&image->damaged) && (all || is_sound (look)))
+  if (is_refused (image) && (all || is_sound (look)))
     r = mend_all (online);
   known = look->leaks_known && !look->orphans;
   if (r == 0)
@@ -424,7 +438,7 @@ repair_online (struct online *online)
   check_count_fixed (&first, online->result);
   if (is_sound (look) && known)
     space_complete (&image->space);
-  if (is_sound (look) && atomic_load (&image->damaged))
+  if (is_sound (look) && is_refused (image))
     image_mended (image);
   return atomic_load (&image->cut_wanted)
     ? qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0) : 0;

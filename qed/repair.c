@@ -328,6 +328,17 @@ mend_all (struct look *look, const struct mending *mending,
   return r == 0 ? repair_settle (look) : r;
 }
 
+static int
+all_readable (const struct look *look, int r)
+{
+  if (r < 0 || look->counts[QED_PROBLEM_TABLE_UNREADABLE] == 0)
+    return r;
+  log_error (&look->image->options.log, "%s: some tables can't be read, so "
+             "nothing is repaired: copy the file to sound storage first",
+             look->image->path);
+  return -EIO;
+}
+
 int
 repair_mend (struct look *look, struct qed_check_result *result)
 {
@@ -335,13 +346,8 @@ repair_mend (struct look *look, struct qed_check_result *result)
   unsigned round = 0;
   int r = 0;
 
-  if (look->counts[QED_PROBLEM_TABLE_UNREADABLE] > 0) {
-    log_error (&look->image->options.log, "%s: some tables can't be read, so "
-               "nothing is repaired: copy the file to sound storage first",
-               look->image->path);
-    return -EIO;
-  }
-  while (r == 0 && (mending = choose_mending (look)) != NULL) {
+  while ((r = all_readable (look, r)) == 0 &&
+         (mending = choose_mending (look)) != NULL) {
     if (round++ == ROUNDS_MAX) {
       log_error (&look->image->options.log, "%s: after %u rounds of repair "
                  "there still are problems", look->image->path, ROUNDS_MAX);

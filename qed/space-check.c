@@ -109,12 +109,14 @@ space_end (struct space *space)
 void
 space_lower_end (struct space *space, uint64_t floor)
 {
-  uint64_t was;
+  uint64_t was, at = floor, last = floor;
 
   pthread_mutex_lock (&space->lock);
   was = space->end;
-  while (space->end > floor && !bitmap_test (&space->used, space->end - 1))
-    space->end--;
+  while (at < was && (at = bitmap_next_set (&space->used, at, was)) < was)
+    last = ++at;
+  if (last < was)
+    space->end = last;
   if (space->end < was && space->fresh < was)
     space->fresh = was;         /* it was used before */
   pthread_mutex_unlock (&space->lock);

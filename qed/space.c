@@ -281,6 +281,8 @@ space_reserve_table (struct space *space, uint64_t n, struct space_run *run)
   r = take_end (space, n, true, run);
   if (r == -ENOSPC && space->reuse)
     r = find_gap (space, n, run);
+  if (r == -ENOSPC && space->reuse && space->freed_n > 0 && !is_held (space))
+    r = -EBUSY;                 /* clusters are on their way (O5) */
   if (r == 0)
     r = hand_out (space, true, run);
   pthread_mutex_unlock (&space->lock);

@@ -116,7 +116,9 @@ struct space_run {
  */
 int space_reserve (struct space *space, uint64_t want, struct space_run *run);
 
-/* Hand out exactly n neighbouring clusters for an L2 table. */
+/* Hand out exactly n neighbouring clusters for an L2 table.  -EBUSY: there may
+ * be some after the next write-back.
+ */
 int space_reserve_table (struct space *space, uint64_t n,
                          struct space_run *run);
 

@@ -62,7 +62,8 @@ struct storage_nbd {
   struct fetch_list queue;      /* to be sent */
   struct nbd_flight flight;     /* those that were */
   struct nbd_kept kept;         /* changes that are not flushed */
-  bool flushing;                /* on our own account */
+  bool flushing;                /* on our own account: it is queued, */
+  bool flush_sent;              /* or was sent */
   bool unflushed;               /* before there is a loop: changes were made,
                                  * which are not kept */
   struct loop_timer tick;       /* while any wait for a connection */
