@@ -81,6 +81,8 @@ counter (struct qed_slot *slot)
 struct qed_image *
 qed_slot_enter (struct qed_slot *slot)
 {
+  if (!qed_slot_is_active (slot))       /* who waits must not wake the others */
+    return NULL;
   atomic_fetch_add (counter (slot), 1);
   if (qed_slot_is_active (slot))
     return slot->image;
@@ -412,11 +414,17 @@ release (struct qed_slot *slot)
   image = slot->image;
   slot->image = NULL;
   r = qed_close (image);
-  if (r < 0)
+  pthread_mutex_lock (&slot->lock);
+  if (r < 0) {
     log_error (&slot->options.image.log, "%s: released, but not everything "
                "could be written: NEED_CHECK stays set, and who opens the "
                "image next repairs it", slot->path);
-  pthread_mutex_lock (&slot->lock);
+    /* What was acknowledged may be lost: a flush of a client that was
+     * connected must not succeed later (O8).
+     */
+    free (slot->signature);
+    slot->signature = NULL;
+  }
   set_state (slot, QED_SLOT_RELEASED);
   return r;
 }

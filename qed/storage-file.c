@@ -274,7 +274,9 @@ static const struct storage_ops file_ops = {
 
 /* ---- Opening ---- */
 
-/* A file that may not be written is served read-only. */
+/* A file that may not be written is served read-only; but a standby that looks
+ * for the lock leaves it to others, then.
+ */
 static int
 open_or_fall_back (struct storage_file *file,
                    const struct qed_options *options,
@@ -287,7 +289,8 @@ open_or_fall_back (struct storage_file *file,
 
   if (!file->storage.read_only)
     r = file_open (path, beneath, O_RDWR, &quiet, facts);
-  if (r == -EACCES || r == -EPERM || r == -EROFS) {
+  if ((r == -EACCES || r == -EPERM || r == -EROFS) &&
+      (file->storage.read_only || !options->quiet_lock)) {
     r = file_open (path, beneath, O_RDONLY, log, facts);
     if (r >= 0 && !file->storage.read_only)
       log_warning (log, "%s: the file may not be written: served read-only",
@@ -402,8 +405,8 @@ was_replaced (const struct qed_options *options, const struct storage *s)
   struct qed_file_id id;
 
   return options->lock &&
-    qed_file_identify (options->path, options->beneath, &id) == 0 &&
-    (id.device != s->device || id.inode != s->inode);
+    (qed_file_identify (options->path, options->beneath, &id) < 0 ||
+     id.device != s->device || id.inode != s->inode);
 }
 
 /* Clean pages only: what is dirty is our own. */

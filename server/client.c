@@ -40,8 +40,12 @@ wait_slice (struct qed_slot *slot)
 {
   const int r = refusal (qed_slot_state (slot));
 
-  if (r < 0 || qed_slot_wait (slot, SLICE_MS))
+  if (r < 0)
     return r;
+  /* Even if the image is there: a client that has gone may have repeated its
+   * request elsewhere.
+   */
+  (void) qed_slot_wait (slot, SLICE_MS);
   if (nbdkit_nanosleep (0, 1) == 0)
     return 0;
   return errno != 0 ? -errno : -ESHUTDOWN;
@@ -87,8 +91,9 @@ meet_again (struct client *client)
   }
   if (!atomic_exchange (&client->stale, true))
     nbdkit_error ("%s: its size, its backing files or whether it may be "
-                  "written have changed while it was released: a client has "
-                  "to connect anew", export_path (client->export));
+                  "written have changed while it was released, or not all "
+                  "could be written before: a client has to connect anew",
+                  export_path (client->export));
   return -ESHUTDOWN;
 }
 
@@ -109,6 +114,16 @@ enter_once (struct client *client)
   return r;
 }
 
+/* nbdkit before 1.34 dies of a second reply to a connection that is lost, if it
+ * is sent before the first has failed.
+ */
+static void
+leave_in_turn (struct client *client)
+{
+  if (atomic_exchange (&client->hung_up, true))
+    nanosleep (&(struct timespec) { .tv_nsec = 200000000 }, NULL);
+}
+
 int
 client_enter (struct client *client)
 {
@@ -122,8 +137,8 @@ client_enter (struct client *client)
         (r = wait_slice (export_slot (client->export))) == 0)
       r = PLUGIN_AGAIN;
   }
-  if (r == -ESHUTDOWN)
-    plugin_quit_hang_up ();
+  if (r == -ESHUTDOWN && plugin_quit_hang_up ())
+    leave_in_turn (client);
   return r;
 }
 
@@ -142,6 +157,7 @@ learn (struct client *client)
   client->since = qed_slot_generation (slot);
   atomic_init (&client->generation, client->since);
   atomic_init (&client->stale, false);
+  atomic_init (&client->hung_up, false);
 }
 
 static int

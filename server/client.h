@@ -28,6 +28,7 @@ struct client {
   uint64_t since;               /* the slot's generation when it connected */
   _Atomic uint64_t generation;  /* the last one that was as it was told */
   _Atomic bool stale;           /* one was not, for good */
+  _Atomic bool hung_up;         /* at the end of the server */
 };
 
 /* Connect: wait until the image is there, if another server has it

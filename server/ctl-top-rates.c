@@ -78,6 +78,8 @@ top_rates_add (struct top_rates *rates, const json_t *now,
   const json_t *old = json_object_get (before, "counters");
   const char *name;
 
+  if (before != NULL && old == NULL)
+    return;                     /* another server had it: what is new? */
   json_object_foreach (counters, name, kind)
     add_kind (rates, name, kind, json_object_get (old, name));
 }

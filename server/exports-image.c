@@ -86,8 +86,8 @@ export_open_image (struct export *export)
 void
 export_close_image (struct export *export)
 {
-  control_link_remove (&export->id);
   if (qed_slot_close (export->slot) < 0)
     message_error ("%s: not everything could be written; the image stays "
                    "marked as in need of a check", export->path);
+  control_link_remove (&export->id);    /* a standby may have made it late */
 }

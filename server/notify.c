@@ -150,14 +150,16 @@ tell_status (void)
 
 /* ---- Ready ------------------------------------------------------------- */
 
-/* With dir= images are opened for their clients.  A standby only waits. */
+/* With dir= images are opened for their clients.  A standby is ready when it has
+ * taken over; an image that isn't there else has been handed over.
+ */
 static bool
 is_ready (void)
 {
   if (plugin_config.directory != NULL)
     return true;
   return nr_images > 0 ? qed_scanned (export_image (images[0]))
-    : plugin_config.standby;
+    : !plugin_config.standby;
 }
 
 /* After the status that goes with it. */

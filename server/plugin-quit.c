@@ -55,8 +55,11 @@
 /* After so many looks at an idle process its clients are idle, too.  If it is
  * busy for so many it isn't with clients, but with a check, say.
  */
-#define QUIET_LOOKS 3
+#define QUIET_LOOKS 6
 #define BUSY_LOOKS 30
+
+/* And so many more looks one is spared that has something to be read. */
+#define PATIENT_LOOKS 20
 
 /* The processor time that an idle process needs from one look to the next. */
 #define IDLE_NS 1000000
@@ -80,6 +83,7 @@ static sem_t wake;              /* by the signal, and by plugin_quit_stop */
 static bool running;            /* start to stop, nbdkit's main thread */
 static atomic_bool told;        /* nbdkit was told to end */
 static atomic_bool stopping;
+static unsigned looks_left = PATIENT_LOOKS;     /* the thread's own */
 static pthread_t thread;
 
 /* ---- Sockets ----------------------------------------------------------- */
@@ -147,15 +151,24 @@ accepted_from (const struct address *listener, const struct address *local)
 
 /* What was asked before it can still be answered: only reading ends.  What
  * nbdkit has not read yet may be the beginning of a write whose end is still
- * at the client: that one has its turn at a later look.
+ * at the client; and one that has not read its replies has no processor, and
+ * may be in the middle of a write, too.  Those have their turn later.
  */
+static bool
+is_at_work (int fd)
+{
+  int unread;
+
+  return (ioctl (fd, FIONREAD, &unread) == 0 && unread > 0) ||
+    (ioctl (fd, TIOCOUTQ, &unread) == 0 && unread > 0);
+}
+
 static void
 end_client (int fd, bool listens, const struct address *local)
 {
   unsigned i;
-  int unread;
 
-  if (listens || (ioctl (fd, FIONREAD, &unread) == 0 && unread > 0))
+  if (listens || (looks_left > 0 && is_at_work (fd)))
     return;
   for (i = 0; i < nr_listeners; ++i)
     if (accepted_from (&listeners[i], local)) {
@@ -179,11 +192,12 @@ hang_up_client (int fd, bool listens, const struct address *local)
     }
 }
 
-void
+bool
 plugin_quit_hang_up (void)
 {
   if (told)
     each_socket (hang_up_client);
+  return told;
 }
 
 /* ---- The thread and its signal ----------------------------------------- */
@@ -236,6 +250,7 @@ quit_thread (void *arg)
   wait_for_quiet ();
   while (!stopping) {
     each_socket (end_client);
+    looks_left -= looks_left > 0;
     sleep_ns (LOOK_NS);
   }
   return NULL;

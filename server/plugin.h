@@ -79,8 +79,9 @@ void plugin_quit_stop (void);
 
 /* If nbdkit was told to end: no client is sent anything any more.  To be
  * called by who would have to send an error for a request that another server
- * can carry out: a client that loses its connection asks there.
+ * can carry out: a client that loses its connection asks there.  Returns
+ * whether it was.
  */
-void plugin_quit_hang_up (void);
+bool plugin_quit_hang_up (void);
 
 #endif /* SERVER_PLUGIN_H */
