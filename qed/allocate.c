@@ -215,7 +215,8 @@ new_table (struct qed_image *image, struct qed_request *request,
 
 /* Make sure that there is an L2 table for 'at'. */
 int
-allocate_table (struct qed_image *image, struct qed_request *request, uint64_t at)
+allocate_table (struct qed_image *image, struct qed_request *request,
+                uint64_t at)
 {
   uint64_t l1_index = image_l1_index (image, at), entry, table;
   unsigned index = l1_index % PAGE_ENTRIES;

@@ -92,7 +92,8 @@ arm_timers (struct qed_image *image)
     loop_timer_start (image->loop, &image->write_back_timer,
                       WRITE_BACK_SECONDS);
   if (image->state == STATE_DIRTY && image->options.clean_after > 0 &&
-      !atomic_load (&image->damaged) && !loop_timer_active (&image->clean_timer))
+      !atomic_load (&image->damaged) &&
+      !loop_timer_active (&image->clean_timer))
     loop_timer_start (image->loop, &image->clean_timer,
                       image->options.clean_after);
 }

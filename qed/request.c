@@ -426,7 +426,8 @@ static int
 finish (struct qed_image *image, struct qed_request *request, bool flushed)
 {
   bool durable = request->op == QED_OP_FLUSH ||
-    request->op == QED_OP_CLEAN || (is_change (request) && (request->flags & QED_FUA));
+    request->op == QED_OP_CLEAN ||
+    (is_change (request) && (request->flags & QED_FUA));
 
   if (!durable || flushed || image->read_only)
     return 0;

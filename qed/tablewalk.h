@@ -75,6 +75,7 @@ void tablewalk_destroy (struct tablewalk *walk);
 
 /* Begin to read L1, or the tables of a list, which stays the owner's. */
 void tablewalk_l1 (struct tablewalk *walk);
-void tablewalk_l2 (struct tablewalk *walk, struct walk_table *tables, size_t count);
+void tablewalk_l2 (struct tablewalk *walk, struct walk_table *tables,
+                   size_t count);
 
 #endif /* QED_TABLEWALK_H */

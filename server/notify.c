@@ -150,8 +150,8 @@ tell_status (void)
 
 /* ---- Ready ------------------------------------------------------------- */
 
-/* With dir= images are opened for their clients.  A standby is ready when it has
- * taken over; an image that isn't there else has been handed over.
+/* With dir= images are opened for their clients.  A standby is ready when it
+ * has taken over; an image that isn't there else has been handed over.
  */
 static bool
 is_ready (void)
