@@ -232,7 +232,8 @@ walk_free_image disk.qed
 
 # ---- Damage that was there before ----
 
-damage disk.qed 0x100000000=0x1000 0x100020000=8
+# Where nothing was trimmed: fio's trims and writes of a block race.
+damage disk.qed 0x140000000=0x1000 0x140020000=8
 serve disk.qed control=ctl 2>log
 start_fio --name=read --rw=randread --bs=4k --size=32m --iodepth=4 --rate=4m
 check 2
