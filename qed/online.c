@@ -438,8 +438,10 @@ repair_online (struct online *online)
   check_count_fixed (&first, online->result);
   if (is_sound (look) && known)
     space_complete (&image->space);
-  if (is_sound (look) && is_refused (image))
+  if (is_sound (look) && is_refused (image)) {
+    guard_wait (&image->guards);        /* who saw what was wrong has told it */
     image_mended (image);
+  }
   return atomic_load (&image->cut_wanted)
     ? qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0) : 0;
 }

@@ -402,9 +402,12 @@ static void
 repair_in_use (enum qed_problem_code code, bool orphans)
 {
   struct qed_check_result result;
+  unsigned i;
 
   atomic_store (&phase, DAMAGED);
   start_workers ();
+  for (i = 0; i < 1000 && atomic_load (&refused) == 0; i++)
+    usleep (10000);
   check (QED_REPAIR_ALL, &result);
   atomic_store (&phase, REPAIRED);
   assert_int_equal (counts[code], 1);
