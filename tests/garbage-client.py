@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
-"""A client that misbehaves: garbage-client.py SOCKET SIZE
+"""A client that misbehaves: garbage-client.py SOCKET SIZE ORPHANS
+
+It leaves at most ORPHANS requests of a connection under way.
 
 Everything that is sent either is refused by the protocol or changes nothing:
 whoever looks at the export afterwards must find it as it was.  Fails if a
@@ -17,6 +19,7 @@ REQUEST_MAGIC = 0x25609513
 REPLY_MAGIC = 0x67446698
 
 path, size = sys.argv[1], int(sys.argv[2])
+orphans = int(sys.argv[3])
 rng = random.Random(1)
 
 
@@ -114,7 +117,7 @@ def flood():
     # Reads whose answers nobody takes.
     for i in range(10):
         s = handshake()
-        send(s, request(READ, 0, 8 << 20) * 16)
+        send(s, request(READ, 0, 8 << 20) * min(16, orphans))
         drop(s)
 
 

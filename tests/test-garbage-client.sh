@@ -26,7 +26,7 @@ model_test --ops 300 --max-count 512K --save "$model" "$uri"
 model_test --load "$model" --seed 2 --seconds 4 --connections 2 \
     --max-count 256K --save "$model" "$uri" &
 good=$!
-"$PYTHON" "$srcdir/garbage-client.py" "$sock" "$size"
+"$PYTHON" "$srcdir/garbage-client.py" "$sock" "$size" "$(orphans_max)"
 wait "$good" || fail "the good client got wrong answers among the bad ones"
 
 kill -0 "$(cat "$pidfile")" || fail "the server is gone"
