@@ -69,7 +69,10 @@ static void
 finish (struct storage_io *io, int error)
 {
   io->error = error;
-  io->done (io);
+  if (error == 0 && io->more && io->more (io))
+    fetch_change_start (io->storage, io);
+  else
+    io->done (io);
 }
 
 static void

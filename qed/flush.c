@@ -19,21 +19,25 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "image.h"
 
-/* Pages that are copied in a round, and runs of pages that lie side by side
- * in the file that are written at a time.
+/* Pages that are copied in a round, and how many runs of pages that lie side
+ * by side in the file are written at a time: to a file, by as many threads; to
+ * a socket, as requests in flight.
  */
 #ifndef QED_SIM
 #define L1_ROUND 256u           /* 1 MiB of copies */
 #define L2_ROUND 1024u          /* 4 MiB */
+#define RUNS_FILE 4u
 #define RUNS_MAX 32u
 #else                           /* small images are to take many rounds */
 #define L1_ROUND 1u
 #define L2_ROUND 3u
+#define RUNS_FILE 2u
 #define RUNS_MAX 2u
 #endif
 
@@ -47,7 +51,9 @@ struct write_back {
   bool tables_new;              /* L1 pages will be written */
 
   struct metadata_batch *writing;       /* while a batch is written */
+  pthread_mutex_t lock;                 /* for next and failed */
   size_t next;                          /* its first page not yet begun */
+  bool failed;                          /* nothing more of it is begun */
   struct storage_io runs[RUNS_MAX];
   struct storage_io sync_io;
 };
@@ -67,6 +73,7 @@ flush_init (struct qed_image *image)
   if (wb == NULL)
     return -ENOMEM;
   image->wb = wb;
+  pthread_mutex_init (&wb->lock, NULL);
   if (metadata_batch_init (&wb->l1, L1_ROUND) < 0 ||
       metadata_batch_init (&wb->l2, L2_ROUND) < 0) {
     flush_destroy (image);
@@ -82,6 +89,7 @@ flush_destroy (struct qed_image *image)
     return;
   metadata_batch_destroy (&image->wb->l1);
   metadata_batch_destroy (&image->wb->l2);
+  pthread_mutex_destroy (&image->wb->lock);
   free (image->wb);
   image->wb = NULL;
 }
@@ -193,60 +201,71 @@ sync_data (struct job *job)
 
 /* ---- Writing a batch ---- */
 
-/* The pages from wb->next on that lie side by side in file and buffer. */
-static void
-submit_run (struct job *job, struct storage_io *run)
+/* Fill in the pages from wb->next on that lie side by side in file and buffer;
+ * false if there are none.  Any thread: who has written a run goes on with the
+ * next, without a detour over the loop.
+ */
+static bool
+next_run (struct storage_io *run)
 {
-  struct qed_image *image = image_of (job);
-  struct write_back *wb = image->wb;
+  struct write_back *wb = image_of (run->opaque)->wb;
   struct metadata_batch *batch = wb->writing;
-  size_t first = wb->next, n = 1;
+  size_t first, n = 0;
 
-  while (first + n < batch->count &&
+  pthread_mutex_lock (&wb->lock);
+  first = wb->next;
+  while (!wb->failed && first + n < batch->count &&
          batch->offsets[first + n] == batch->offsets[first] + n * PAGE_BYTES)
     n++;
   wb->next += n;
+  pthread_mutex_unlock (&wb->lock);
+
   run->op = STORAGE_WRITE;
   run->buf = batch->buf + first * PAGE_BYTES;
   run->count = n * PAGE_BYTES;
-  run->offset = batch->offsets[first];
-  storage_submit (image->loop, image->storage, run);
+  run->offset = n > 0 ? batch->offsets[first] : 0;
+  return n > 0;
 }
 
 static void
-run_done (struct storage_io *io)
+runs_done (struct storage_io *run)
 {
-  struct job *job = io->opaque;
+  struct job *job = run->opaque;
   struct qed_image *image = image_of (job);
   struct write_back *wb = image->wb;
 
-  if (io->error < 0)
+  if (run->error < 0) {
     log_error (&image->options.log, "%s: %s: cannot write tables at offset "
                "0x%" PRIx64 ": %s: they stay in memory and are tried again",
-               image->path, job->at->name, io->offset,
-               strerror (-io->error));
-  else if (job->error == 0 && wb->next < wb->writing->count) {
-    submit_run (job, io);
-    return;
+               image->path, job->at->name, run->offset,
+               strerror (-run->error));
+    pthread_mutex_lock (&wb->lock);
+    wb->failed = true;
+    pthread_mutex_unlock (&wb->lock);
   }
-  job_io_end (job, io->error);
+  job_io_end (job, run->error);
 }
 
 static int
 write_batch (struct job *job, struct metadata_batch *batch)
 {
-  struct write_back *wb = image_of (job)->wb;
-  size_t i;
+  struct qed_image *image = image_of (job);
+  struct write_back *wb = image->wb;
+  size_t i, width = image->storage->ops->submit ? RUNS_MAX : RUNS_FILE;
 
   if (batch->count == 0)
     return JOB_NEXT;
   wb->writing = batch;
   wb->next = 0;
-  for (i = 0; i < RUNS_MAX && wb->next < batch->count; i++) {
-    wb->runs[i].done = run_done;
+  wb->failed = false;
+  for (i = 0; i < width; i++) {
+    wb->runs[i].done = runs_done;
+    wb->runs[i].more = next_run;
     wb->runs[i].opaque = job;
+    if (!next_run (&wb->runs[i]))
+      break;
     job_io_begin (job);
-    submit_run (job, &wb->runs[i]);
+    storage_submit (image->loop, image->storage, &wb->runs[i]);
   }
   return JOB_WAIT;
 }

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
@@ -31,10 +32,14 @@ struct loop {
   struct work_list finished;
   bool stop;
 
-  pthread_cond_t work_ready;
   struct work_list fast, slow;
   unsigned slow_running;
   bool workers_stop;
+
+  /* Raised when a worker may find something to do.  Not a condition variable:
+   * to signal one may wait for threads that were woken and have not run yet.
+   */
+  sem_t work_ready;
   unsigned workers;
   pthread_t worker[LOOP_WORKERS];
 };
@@ -148,6 +153,13 @@ next_work (struct loop *loop)
   return work;
 }
 
+static void
+wait_for_work (struct loop *loop)
+{
+  while (sem_wait (&loop->work_ready) < 0)
+    ;                           /* a signal */
+}
+
 static void *
 worker_thread (void *arg)
 {
@@ -160,7 +172,9 @@ worker_thread (void *arg)
     if (work == NULL) {
       if (loop->workers_stop)
         break;
-      pthread_cond_wait (&loop->work_ready, &loop->lock);
+      pthread_mutex_unlock (&loop->lock);
+      wait_for_work (loop);
+      pthread_mutex_lock (&loop->lock);
       continue;
     }
     pthread_mutex_unlock (&loop->lock);
@@ -168,7 +182,7 @@ worker_thread (void *arg)
     pthread_mutex_lock (&loop->lock);
     if (work->slow) {
       loop->slow_running--;
-      pthread_cond_signal (&loop->work_ready);
+      sem_post (&loop->work_ready);     /* other slow work may begin */
     }
     list_append (&loop->finished, work);
     ev_async_send (loop->ev, &loop->wake);
@@ -183,8 +197,8 @@ loop_submit (struct loop *loop, struct loop_work *work)
   assert (loop_is_here (loop));
   pthread_mutex_lock (&loop->lock);
   list_append (work->slow ? &loop->slow : &loop->fast, work);
-  pthread_cond_signal (&loop->work_ready);
   pthread_mutex_unlock (&loop->lock);
+  sem_post (&loop->work_ready);
 }
 
 /* ---- Life ---- */
@@ -206,10 +220,13 @@ create_thread (pthread_t *thread, void *(*run) (void *), void *arg)
 static void
 stop_workers (struct loop *loop)
 {
+  unsigned i;
+
   pthread_mutex_lock (&loop->lock);
   loop->workers_stop = true;
-  pthread_cond_broadcast (&loop->work_ready);
   pthread_mutex_unlock (&loop->lock);
+  for (i = 0; i < loop->workers; i++)
+    sem_post (&loop->work_ready);
   while (loop->workers > 0)
     pthread_join (loop->worker[--loop->workers], NULL);
 }
@@ -219,7 +236,7 @@ free_loop (struct loop *loop)
 {
   ev_async_stop (loop->ev, &loop->wake);
   ev_loop_destroy (loop->ev);
-  pthread_cond_destroy (&loop->work_ready);
+  sem_destroy (&loop->work_ready);
   pthread_mutex_destroy (&loop->lock);
   free (loop);
 }
@@ -242,7 +259,7 @@ loop_create (void)
   ev_async_init (&loop->wake, woken);
   ev_async_start (loop->ev, &loop->wake);
   pthread_mutex_init (&loop->lock, NULL);
-  pthread_cond_init (&loop->work_ready, NULL);
+  sem_init (&loop->work_ready, 0, 0);
   loop->tasks_end = &loop->tasks;
   list_init (&loop->finished);
   list_init (&loop->fast);

@@ -40,11 +40,8 @@ read_data (struct storage *s, struct storage_io *io)
 }
 
 static void
-run_io (struct loop_work *work)
+run_call (struct storage *s, struct storage_io *io)
 {
-  struct storage_io *io = io_of (work);
-  struct storage *s = io->storage;
-
   switch (io->op) {
   case STORAGE_READ:
     io->error = s->ops->pread (s, io->buf, io->count, io->offset);
@@ -68,6 +65,16 @@ run_io (struct loop_work *work)
     io->error = s->ops->resize (s, io->offset);
     break;
   }
+}
+
+static void
+run_io (struct loop_work *work)
+{
+  struct storage_io *io = io_of (work);
+
+  do
+    run_call (io->storage, io);
+  while (io->error == 0 && io->more && io->more (io));
 }
 
 static void

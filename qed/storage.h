@@ -133,7 +133,12 @@ struct storage_io {
   uint64_t data_end;    /* READ_DATA: a hint, 0 to begin with, that is kept
                          * for the next read behind this one */
   void (*done) (struct storage_io *io); /* on the loop; io->error says how */
-  void *opaque;                         /* for done */
+  void *opaque;                         /* for done and more */
+
+  /* If not NULL: called after each success, on any thread, until it returns
+   * false; it fills in the next of a series of calls, which done ends.
+   */
+  bool (*more) (struct storage_io *io);
 
   int error;
   struct storage *storage;

@@ -415,6 +415,7 @@ survey_init (struct survey *survey)
     .storage = image->storage,
     .geometry = &image->geometry,
     .width = survey->width,
+    .polite = survey->online,
     .control = survey->control,
     .l1_entries = l1_entries,
     .l2_entries = l2_entries,

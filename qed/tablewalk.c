@@ -9,6 +9,7 @@
 #include "tablewalk.h"
 
 #define SLICE_SECONDS .1        /* of a pause: a cancel is seen so soon */
+#define REST_SECONDS .001       /* no shorter pause is made to be polite */
 
 /* Reads one table, or a part of L1, chunk by chunk. */
 struct walker {
@@ -23,6 +24,7 @@ struct walker {
   struct loop_timer pause;      /* for the rate */
   double until;                 /* then it goes on */
   uint64_t rate;                /* that this was reckoned with */
+  double worked;                /* so long, since it last left the loop alone */
   unsigned char *buf;
 };
 
@@ -97,6 +99,12 @@ is_cancelled (const struct tablewalk *walk)
   return walk->control && atomic_load (&walk->control->cancel);
 }
 
+static bool
+is_paused (const struct tablewalk *walk)
+{
+  return walk->control && atomic_load (&walk->control->pause);
+}
+
 /* Another walker's failure ends this one too. */
 static int
 digest_chunk (struct walker *walker)
@@ -114,20 +122,24 @@ digest_chunk (struct walker *walker)
   return r;
 }
 
+static uint64_t
+rate_now (const struct tablewalk *walk)
+{
+  return walk->control ? atomic_load (&walk->control->rate) : 0;
+}
+
 /* How long the next read has to wait after one of so many bytes: what was read
  * lately makes it late, what was not read in the past does not make it early.
  */
 static double
-pause_seconds (struct tablewalk *walk, size_t bytes)
+rate_seconds (struct tablewalk *walk, size_t bytes)
 {
   double now = loop_now ();
   uint64_t rate;
 
-  if (walk->control == NULL)
-    return 0;
-  if (atomic_load (&walk->control->pause))
+  if (is_paused (walk))
     return SLICE_SECONDS;
-  rate = atomic_load (&walk->control->rate);
+  rate = rate_now (walk);
   if (rate == 0)
     return 0;
   if (walk->due < now || walk->rate != rate)
@@ -135,6 +147,29 @@ pause_seconds (struct tablewalk *walk, size_t bytes)
   walk->rate = rate;
   walk->due += (double) bytes / (double) rate;
   return walk->due - now;
+}
+
+/* What the entries cost the loop is paid back: a thread that always has work is
+ * served last when others want the processor, and clients' flushes with it.
+ */
+static double
+rest_seconds (struct walker *walker)
+{
+  double seconds = walker->worked * walker->walk->width;
+
+  if (!walker->walk->polite || seconds < REST_SECONDS)
+    return 0;
+  walker->worked = 0;
+  return seconds;
+}
+
+static double
+pause_seconds (struct walker *walker)
+{
+  double rate = rate_seconds (walker->walk, walker->io.count);
+  double rest = rest_seconds (walker);
+
+  return rate > rest ? rate : rest;
 }
 
 static void
@@ -156,7 +191,8 @@ sleep_slice (struct walker *walker)
   double left = walker->until - loop_now ();
 
   loop_timer_start (walker->walk->loop, &walker->pause,
-                    left > 0 && left < SLICE_SECONDS ? left : SLICE_SECONDS);
+                    left < 0 ? 0 : left < SLICE_SECONDS ? left
+                    : SLICE_SECONDS);
 }
 
 static void
@@ -165,15 +201,15 @@ pause_over (struct loop_timer *timer)
   struct walker *walker = (struct walker *)
     ((char *) timer - offsetof (struct walker, pause));
   struct tablewalk *walk = walker->walk;
-  const struct qed_check_control *control = walk->control;
   int r = walk->job->error < 0 || is_cancelled (walk) ? -ECANCELED
     : walk->may_go_on ? walk->may_go_on (walk) : 0;
 
+  if (is_paused (walk))
+    walker->until = loop_now () + SLICE_SECONDS;
   if (r < 0)
     job_io_end (walk->job, r);
-  else if (atomic_load (&control->pause) ||
-           (atomic_load (&control->rate) == walker->rate &&
-            walker->until > loop_now ()))
+  else if (is_paused (walk) ||
+           (rate_now (walk) == walker->rate && walker->until > loop_now ()))
     sleep_slice (walker);
   else
     go_on (walker);
@@ -184,14 +220,17 @@ chunk_done (struct storage_io *io)
 {
   struct walker *walker = (struct walker *) io;
   struct tablewalk *walk = walker->walk;
+  double begun = loop_now (), seconds = 0;
   int r = digest_chunk (walker);
-  double seconds = r == 0 ? pause_seconds (walk, io->count) : 0;
 
+  walker->worked += loop_now () - begun;
+  if (r == 0)
+    seconds = pause_seconds (walker);
   if (r < 0)
     job_io_end (walk->job, r);
   else if (seconds > 0) {
     walker->until = loop_now () + seconds;
-    walker->rate = atomic_load (&walk->control->rate);
+    walker->rate = rate_now (walk);
     sleep_slice (walker);
   }
   else

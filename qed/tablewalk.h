@@ -41,6 +41,8 @@ struct tablewalk {
   unsigned width;               /* reads in flight */
   const struct qed_check_control *control;      /* pause, cancel, rate; or
                                                  * NULL */
+  bool polite;                  /* others need the loop: half of its time is
+                                 * left to them */
 
   /* n entries were read, from entry 'first' on, of L1 or of a table.  A
    * negative errno ends the walk.
