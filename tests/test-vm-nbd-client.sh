@@ -3,7 +3,7 @@
 
 # A Linux guest attaches a served image with nbd-client and keeps a file
 # system on it: with one connection, with two, across a restart of the server,
-# and with discards, also over a backing file.  What the guest wrote is then
+# after the server was killed, and with discards, also over a backing file.  What the guest wrote is then
 # verified on the host without it: over NBD, and in the image itself.
 #
 # VM_SERVER=file serves a raw file with nbdkit's file plugin instead, which
@@ -32,7 +32,7 @@ requires debugfs
 requires jq
 
 server=${VM_SERVER:-qed}
-scenarios=${VM_SCENARIOS:-single multi restart trim}
+scenarios=${VM_SCENARIOS:-single multi restart killed trim}
 vm_source=$srcdir/vm
 vm_cache=${VM_CACHE:-$abs_top_builddir/tests/vm/cache}
 . "$vm_source/functions.sh"
@@ -151,6 +151,32 @@ scenario_restart ()
   answer_guest restart
   finish_guest
   verify_both
+}
+
+scenario_killed ()
+{
+  make_image killed 128M 65536 4
+  expect_files 1 before 4
+  expect_files 2 after 4
+  serve_image
+  start_guest killed "$port" "$export_name" 150
+  wait_for_guest kill
+  kill_nbdkit "$pidfile"
+  [ "$server" = file ] || need_check "$image" ||
+    fail "NEED_CHECK is not set after kill -9"
+  serve_image
+  answer_guest kill
+  finish_guest
+  verify_export
+  stop_server
+  [ "$server" = qed ] || return 0
+  # What was lost at the kill became holes, which QEMU calls leaks.
+  qemu-img check -f qed --output=json "$image" >"$tmpdir/check.json" || true
+  [ "$(jq '.["check-errors"] + (.corruptions // 0)' \
+         <"$tmpdir/check.json")" = 0 ] || {
+    cat "$tmpdir/check.json"
+    fail "QEMU finds corruptions"
+  }
 }
 
 # A backing file with a file system that has the trees base and gone.
