@@ -136,6 +136,20 @@ move_table (struct compact *c, const struct walk_table *table, uint64_t to)
   return r < 0 ? r : repair_amend (c->image, &a);
 }
 
+/* What could not be read just now may name clusters that seem to be free. */
+static int
+settle (struct compact *c)
+{
+  int r = repair_settle (c->look);
+
+  if (r < 0 || c->look->sound)
+    return r;
+  log_error (&c->image->options.log, "%s: some tables can't be read any more: "
+             "no more clusters are moved; copy the file to sound storage",
+             c->image->path);
+  return -EIO;
+}
+
 /* The clusters are in use from here on. */
 static int
 occupy (struct compact *c, uint64_t first, uint64_t n)
@@ -400,7 +414,7 @@ move_tables (struct compact *c)
     packing = c->pack = c->pack_next;
     r = place_tables (c, &left);
     if (r == 0 && left > 0)
-      r = repair_settle (c->look);
+      r = settle (c);
     if (r == 0)
       r = qed_progress_tell (&c->look->options->progress,
                              c->look->table_count - left,
@@ -471,7 +485,7 @@ move_data (struct compact *c, bool *any)
   if (r == 0 && *any)
     r = fill_gaps (c, end);
   bitmap_destroy (&high);
-  return r == 0 && *any ? repair_settle (c->look) : r;
+  return r == 0 && *any ? settle (c) : r;
 }
 
 /* Only where there is a gap is there anything to do; the tail is cut when the
