@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -293,9 +292,8 @@ put (const struct creation *c, const void *buf, size_t count, uint64_t offset)
 static int
 sync_data (const struct creation *c)
 {
-  if (c->storage)
-    return c->storage->ops->sync (c->storage);
-  return fdatasync (c->fd) == -1 ? -errno : 0;
+  return c->storage ? c->storage->ops->sync (c->storage)
+    : file_sync_data (c->fd);
 }
 
 static int
@@ -330,8 +328,11 @@ clear_space (struct creation *c)
   int r = 0;
 
   if (!c->fixed_length) {
-    if (ftruncate (c->fd, 0) == -1 || ftruncate (c->fd, c->end) == -1)
-      return failed (c, -errno, "set the length");
+    r = file_set_length (c->fd, 0);
+    if (r == 0)
+      r = file_set_length (c->fd, c->end);
+    if (r < 0)
+      return failed (c, r, "set the length");
   }
   else {
     r = write_zeroes (c, 0, FORMAT_SECTOR);
@@ -369,32 +370,9 @@ write_header (struct creation *c)
   if (r == 0)
     r = put (c, buf, FORMAT_SECTOR, 0);
   if (r == 0)
-    r = c->storage ? sync_data (c) : fsync (c->fd) == -1 ? -errno : 0;
+    r = c->storage ? sync_data (c) : file_sync_all (c->fd);
   free (buf);
   return r < 0 ? failed (c, r, "write the header") : 0;
-}
-
-/* A new file's name is durable only when its directory is. */
-static int
-sync_directory (struct creation *c)
-{
-  char *path;
-  int fd, r = 0;
-
-  path = strdup (c->options->path);
-  if (path == NULL)
-    return failed (c, -ENOMEM, "sync the directory");
-  fd = open (dirname (path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  free (path);
-  /* A directory that may be written but not read can't be synced. */
-  if (fd == -1 && errno == EACCES)
-    return 0;
-  /* EINVAL: a file system that has no such sync. */
-  if (fd == -1 || (fsync (fd) == -1 && errno != EINVAL))
-    r = -errno;
-  if (fd != -1)
-    close (fd);
-  return r < 0 ? failed (c, r, "sync the directory") : 0;
 }
 
 int
@@ -412,8 +390,8 @@ qed_create (const struct qed_create_options *options)
       (r = clear_space (&c)) < 0 ||
       (r = write_header (&c)) < 0)
     goto out;
-  if (c.created)
-    r = sync_directory (&c);
+  if (c.created && (r = file_sync_directory (options->path)) < 0)
+    (void) failed (&c, r, "sync the directory");
 
  out:
   if (r < 0 && c.created)

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -200,4 +202,60 @@ file_write (int fd, const void *buf, size_t count, uint64_t offset)
     offset += r;
   }
   return 0;
+}
+
+int
+file_sync_data (int fd)
+{
+  int r;
+
+  do
+    r = fdatasync (fd);
+  while (r == -1 && errno == EINTR);
+  return r == -1 ? -errno : 0;
+}
+
+int
+file_sync_all (int fd)
+{
+  int r;
+
+  do
+    r = fsync (fd);
+  while (r == -1 && errno == EINTR);
+  return r == -1 ? -errno : 0;
+}
+
+int
+file_set_length (int fd, uint64_t length)
+{
+  int r;
+
+  if (length > INT64_MAX)
+    return -EFBIG;
+  do
+    r = ftruncate (fd, (off_t) length);
+  while (r == -1 && errno == EINTR);
+  return r == -1 ? -errno : 0;
+}
+
+int
+file_sync_directory (const char *path)
+{
+  char *copy = strdup (path);
+  int fd, r;
+
+  if (copy == NULL)
+    return -ENOMEM;
+  fd = open (dirname (copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  r = fd == -1 ? -errno : file_sync_all (fd);
+  /* One that may be written but not read can't be synced, and some file
+   * systems have no such sync.
+   */
+  if (r == (fd == -1 ? -EACCES : -EINVAL))
+    r = 0;
+  if (fd != -1)
+    close (fd);
+  free (copy);
+  return r;
 }

@@ -39,4 +39,14 @@ int file_open (const char *path, const char *beneath, int flags,
 int file_read (int fd, void *buf, size_t count, uint64_t offset);
 int file_write (int fd, const void *buf, size_t count, uint64_t offset);
 
+/* fdatasync, fsync and ftruncate: 0 or a negative errno.  EINTR is retried: it
+ * is no verdict on the data; any other error is.
+ */
+int file_sync_data (int fd);
+int file_sync_all (int fd);
+int file_set_length (int fd, uint64_t length);
+
+/* Make the name of a file durable, which was just created: likewise. */
+int file_sync_directory (const char *path);
+
 #endif /* QED_FILE_H */

@@ -167,14 +167,7 @@ file_prefetch (struct storage *s, uint64_t offset, uint64_t count)
 static int
 file_resize (struct storage *s, uint64_t length)
 {
-  int r;
-
-  if (length > INT64_MAX)
-    return -EFBIG;
-  do
-    r = ftruncate (file_of (s)->fd, (off_t) length);
-  while (r < 0 && errno == EINTR);
-  return r < 0 ? -errno : 0;
+  return file_set_length (file_of (s)->fd, length);
 }
 
 static int
@@ -191,16 +184,10 @@ file_length (struct storage *s, uint64_t *length)
   return 0;
 }
 
-/* EINTR is no verdict on the data; any other error is. */
 static int
 file_sync (struct storage *s)
 {
-  int r;
-
-  do
-    r = fdatasync (file_of (s)->fd);
-  while (r < 0 && errno == EINTR);
-  return r < 0 ? -errno : 0;
+  return file_sync_data (file_of (s)->fd);
 }
 
 static int
@@ -426,6 +413,7 @@ storage_file_open (const struct qed_options *options,
   while ((r = open_path (options, storage)) == 0 &&
          was_replaced (options, *storage)) {
     file_close (*storage);
+    *storage = NULL;
     if (++tries == REPLACED_MAX) {
       log_error (&options->log, "%s: other files take its place again and "
                  "again", options->path);

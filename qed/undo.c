@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -117,29 +116,9 @@ write_file_header (struct undo_file *undo, struct storage *image,
   format_put64 (header + UNDO_AT_FLAGS, flags);
   if (r == 0)
     r = file_write (undo->fd, header, sizeof header, 0);
-  if (r == 0 && fsync (undo->fd) == -1)
-    r = -errno;
+  if (r == 0)
+    r = file_sync_all (undo->fd);
   undo->end = sizeof header;
-  return r;
-}
-
-/* Its name is durable too. */
-static int
-sync_directory (const char *path)
-{
-  char *copy = strdup (path);
-  int fd, r = 0;
-
-  if (copy == NULL)
-    return -ENOMEM;
-  fd = open (dirname (copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd == -1 && errno == EACCES)      /* written to, but not read */
-    ;
-  else if (fd == -1 || (fsync (fd) == -1 && errno != EINVAL))
-    r = -errno;
-  if (fd != -1)
-    close (fd);
-  free (copy);
   return r;
 }
 
@@ -156,7 +135,7 @@ undo_file_create (struct undo_file *undo, const char *path,
     return -errno;
   r = write_file_header (undo, image, flags);
   if (r == 0)
-    r = sync_directory (path);
+    r = file_sync_directory (path);
   if (r < 0) {
     undo_file_close (undo);
     unlink (path);
@@ -193,7 +172,7 @@ undo_file_add (struct undo_file *undo, uint64_t offset, uint64_t count,
 int
 undo_file_sync (struct undo_file *undo)
 {
-  return fdatasync (undo->fd) == -1 ? -errno : 0;
+  return file_sync_data (undo->fd);
 }
 
 int
