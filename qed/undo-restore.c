@@ -185,6 +185,15 @@ is_other_image (struct restore *restore, const char *what)
   return -EINVAL;
 }
 
+static int
+cannot_tell (struct restore *restore, int error)
+{
+  log_error (&restore->options->log, "%s: cannot tell whether it is the image "
+             "that %s was saved from: %s: nothing is put back",
+             restore->options->path, restore->path, strerror (-error));
+  return error;
+}
+
 /* What was saved of one image would destroy any other. */
 static int
 open_image (struct restore *restore)
@@ -204,10 +213,14 @@ open_image (struct restore *restore)
     return -EROFS;
   }
   r = undo_read_identity (restore->storage, identity);
-  if (r < 0 || memcmp (identity, restore->identity, sizeof identity) != 0)
+  if (r < 0)
+    return cannot_tell (restore, r);
+  if (memcmp (identity, restore->identity, sizeof identity) != 0)
     return is_other_image (restore, "its header differs");
   r = undo_sum_l1 (restore->storage, overlay, restore, &sum);
-  if (r < 0 || sum != restore->l1_sum)
+  if (r < 0)
+    return cannot_tell (restore, r);
+  if (sum != restore->l1_sum)
     return is_other_image (restore, restore->damaged > 0
                            ? "its L1 table would not be what it was (the undo "
                            "file is damaged, too)"
