@@ -333,6 +333,9 @@ qed_commit (const struct qed_options *options, unsigned flags,
     log_trace (c.log, "%s: commit: %s", options->path, step->name);
     if (!sim_skips ("commit", step->name))
       r = step->run (&c);
+    if (r < 0)
+      log_trace (c.log, "%s: commit: %s: %s", options->path, step->name,
+                 strerror (-r));
   }
   if (r == -ENOMEM)
     log_error (c.log, "%s: out of memory", options->path);
