@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Check and repair, closed and while the image is served, and undo. */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "format.h"
+#include "scene.h"
+
+#define KIB 1024u
+
+static unsigned char *original;         /* the image before the repair */
+static size_t original_bytes;
+
+static void
+prepare_sound (void)
+{
+  make_image (IMAGE, GUEST_BYTES, NULL, false);
+  fill (IMAGE, (struct op[]) {
+      { QED_OP_WRITE, 0, 64 * KIB, 1, 0 },
+      { QED_OP_WRITE, TABLE_SPAN, 8 * KIB, 2, 0 },
+      { QED_OP_WRITE, 128 * KIB, 16 * KIB, 3, 0 },
+      { QED_OP_READY, 0, 0, 0, 0 } });
+}
+
+static void
+keep_original (void)
+{
+  free (original);
+  original = load (IMAGE, &original_bytes);
+}
+
+/* Clusters that nothing refers to any more, before others. */
+static void
+plant_leaks (void)
+{
+  uint64_t l2 = peek64 (IMAGE, AT_L1);
+  unsigned i;
+
+  for (i = 2; i < 6; i++)
+    poke64 (IMAGE, l2 + 8 * i, 0);
+  guest_wrote (2 * CLUSTER, 4 * CLUSTER, 0, 0, true);
+}
+
+static void
+prepare_leaks (void)
+{
+  prepare_sound ();
+  plant_leaks ();
+  keep_original ();
+}
+
+/* Past the end, misaligned, shared: entries of both kinds of tables. */
+static void
+prepare_damaged (void)
+{
+  uint64_t l2;
+
+  prepare_sound ();
+  plant_leaks ();
+  l2 = peek64 (IMAGE, AT_L1);
+  poke64 (IMAGE, l2 + 8 * 20, length_of (IMAGE) + 16 * CLUSTER);
+  poke64 (IMAGE, l2 + 8 * 21, peek64 (IMAGE, l2) + 513);
+  poke64 (IMAGE, l2 + 8 * 22, peek64 (IMAGE, l2));
+  guest_wrote (22 * CLUSTER, CLUSTER, 1, 0, true);
+  poke64 (IMAGE, AT_L1 + 8 * 2, peek64 (IMAGE, AT_L1 + 8));
+  guest_wrote (2 * TABLE_SPAN, 8 * KIB, 2, 0, true);
+  poke64 (IMAGE, AT_L1 + 8 * 3, length_of (IMAGE) + 64 * CLUSTER);
+  keep_original ();
+}
+
+/* ---- A closed image ---- */
+
+static void
+act_check (void)
+{
+  struct qed_check_options check;
+  struct qed_check_result result;
+  struct qed_options options;
+  int r;
+
+  scene_options (&options, IMAGE);
+  qed_check_options_init (&check);
+  check.data = true;
+  r = qed_check (&options, &check, &result);
+  if (r < 0)
+    note_error (NULL, "check", r);
+  else if (fault_hits () == 0 && result.errors > 0)
+    broken ("the check finds what can't be read, and nothing has failed");
+}
+
+/* An error that is not returned has been counted. */
+static void
+act_repair (void)
+{
+  struct qed_check_result result;
+  int r = check_closed (IMAGE, QED_REPAIR_ALL, UNDO, &result);
+
+  if (r < 0)
+    note_error (NULL, "repair", r);
+}
+
+static void
+finish_repair (void)
+{
+  struct qed_check_result result;
+
+  must (check_closed (IMAGE, QED_REPAIR_ALL, NULL, &result) == 0, "repair");
+  if (result.errors > 0)
+    broken ("a second repair finds errors");
+  if (check_closed (IMAGE, QED_REPAIR_LEAKS, NULL, &result) < 0)
+    broken ("leaks can't be repaired in the end");
+}
+
+/* Whatever the first repair has done is taken back. */
+static void
+undo_repair (void)
+{
+  struct qed_options options;
+  unsigned char *now;
+  size_t bytes;
+
+  scene_options (&options, IMAGE);
+  if (access (UNDO, F_OK) == 0 && length_of (UNDO) > 0 &&
+      qed_undo (UNDO, &options, NULL) < 0)
+    broken ("the undo file can't be used");
+  now = load (IMAGE, &bytes);
+  if (bytes != original_bytes || memcmp (now, original, bytes) != 0)
+    broken ("the undo file does not bring back what there was");
+  free (now);
+}
+
+static void
+finish_undone (void)
+{
+  undo_repair ();
+  finish_repair ();
+}
+
+/* ---- Undo ---- */
+
+static void
+prepare_undo (void)
+{
+  struct qed_check_result result;
+
+  prepare_damaged ();
+  must (check_closed (IMAGE, QED_REPAIR_ALL, UNDO, &result) == 0, "repair");
+}
+
+static void
+act_undo (void)
+{
+  struct qed_options options;
+  int r;
+
+  scene_options (&options, IMAGE);
+  r = qed_undo (UNDO, &options, NULL);
+  if ((r == -EINVAL || r == -EBADMSG) && run.call == FAULT_READ)
+    return;                     /* what can't be read of it is damaged */
+  if (r < 0)
+    note_error (NULL, "undo", r);
+}
+
+/* ---- While it is served ---- */
+
+static void
+act_online (void)
+{
+  struct qed_image *image = start (IMAGE);
+  struct qed_check_options check;
+  struct qed_check_result result;
+  int r;
+
+  if (image == NULL)
+    return;
+  qed_check_options_init (&check);
+  check.repair = QED_REPAIR_ALL;
+  r = qed_check_online (image, &check, &result);
+  if (r < 0)
+    note_error (image, "online repair", r);
+  if (qed_writable (image))
+    do_ops (image, (struct op[]) {
+        { QED_OP_WRITE, 2 * CLUSTER, 8 * KIB, 5, 0 },
+        { QED_OP_FLUSH, 0, 0, 0, 0 },
+        { QED_OP_READY, 0, 0, 0, 0 } });
+  else if (fault_hits () == 0)
+    broken ("repaired, and not writable");
+  finish_image (image, IMAGE);
+}
+
+const struct scene repair_scenes[] = {
+  { "check", prepare_damaged, act_check, finish_repair, false },
+  { "compact", prepare_leaks, act_repair, finish_repair, false },
+  { "repair", prepare_damaged, act_repair, finish_repair, false },
+  { "repair-undone", prepare_damaged, act_repair, finish_undone, false },
+  { "undo", prepare_undo, act_undo, finish_undone, false },
+  { "online-leaks", prepare_leaks, act_online, finish_repair, false },
+  { "online", prepare_damaged, act_online, finish_repair, false },
+  { NULL, NULL, NULL, NULL, false }
+};
