@@ -174,7 +174,8 @@ WRAP (openat) (int dir, const char *path, int flags, ...)
   va_start (ap, flags);
   mode = flags & O_CREAT ? va_arg (ap, mode_t) : 0;
   va_end (ap);
-  return fault_hits_call (FAULT_OPEN) ? -1 : REAL (openat) (dir, path, flags, mode);
+  return fault_hits_call (FAULT_OPEN) ? -1
+    : REAL (openat) (dir, path, flags, mode);
 }
 
 int
@@ -187,54 +188,55 @@ WRAP (pthread_create) (pthread_t *thread, const pthread_attr_t *attr,
 
 /* ---- Allocations ---- */
 
-void *__real_malloc (size_t size);
-void *__wrap_malloc (size_t size);
-void *__real_calloc (size_t n, size_t size);
-void *__wrap_calloc (size_t n, size_t size);
-void *__real_realloc (void *p, size_t size);
-void *__wrap_realloc (void *p, size_t size);
-void *__real_aligned_alloc (size_t alignment, size_t size);
-void *__wrap_aligned_alloc (size_t alignment, size_t size);
-char *__real_strdup (const char *s);
-char *__wrap_strdup (const char *s);
-int __wrap_asprintf (char **text, const char *format, ...)
+void *REAL (malloc) (size_t size);
+void *WRAP (malloc) (size_t size);
+void *REAL (calloc) (size_t n, size_t size);
+void *WRAP (calloc) (size_t n, size_t size);
+void *REAL (realloc) (void *p, size_t size);
+void *WRAP (realloc) (void *p, size_t size);
+void *REAL (aligned_alloc) (size_t alignment, size_t size);
+void *WRAP (aligned_alloc) (size_t alignment, size_t size);
+char *REAL (strdup) (const char *s);
+char *WRAP (strdup) (const char *s);
+int WRAP (asprintf) (char **text, const char *format, ...)
   __attribute__ ((format (printf, 2, 3)));
-int __real_vasprintf (char **text, const char *format, va_list ap);
-int __wrap_vasprintf (char **text, const char *format, va_list ap)
+int REAL (vasprintf) (char **text, const char *format, va_list ap);
+int WRAP (vasprintf) (char **text, const char *format, va_list ap)
   __attribute__ ((format (printf, 2, 0)));
 
 void *
-__wrap_malloc (size_t size)
+WRAP (malloc) (size_t size)
 {
-  return fault_hits_call (FAULT_ALLOC) ? NULL : __real_malloc (size);
+  return fault_hits_call (FAULT_ALLOC) ? NULL : REAL (malloc) (size);
 }
 
 void *
-__wrap_calloc (size_t n, size_t size)
+WRAP (calloc) (size_t n, size_t size)
 {
-  return fault_hits_call (FAULT_ALLOC) ? NULL : __real_calloc (n, size);
+  return fault_hits_call (FAULT_ALLOC) ? NULL : REAL (calloc) (n, size);
 }
 
 void *
-__wrap_realloc (void *p, size_t size)
+WRAP (realloc) (void *p, size_t size)
 {
-  return fault_hits_call (FAULT_ALLOC) ? NULL : __real_realloc (p, size);
+  return fault_hits_call (FAULT_ALLOC) ? NULL : REAL (realloc) (p, size);
 }
 
 void *
-__wrap_aligned_alloc (size_t alignment, size_t size)
+WRAP (aligned_alloc) (size_t alignment, size_t size)
 {
-  return fault_hits_call (FAULT_ALLOC) ? NULL : __real_aligned_alloc (alignment, size);
+  return fault_hits_call (FAULT_ALLOC) ? NULL
+    : REAL (aligned_alloc) (alignment, size);
 }
 
 char *
-__wrap_strdup (const char *s)
+WRAP (strdup) (const char *s)
 {
-  return fault_hits_call (FAULT_ALLOC) ? NULL : __real_strdup (s);
+  return fault_hits_call (FAULT_ALLOC) ? NULL : REAL (strdup) (s);
 }
 
 int
-__wrap_asprintf (char **text, const char *format, ...)
+WRAP (asprintf) (char **text, const char *format, ...)
 {
   va_list ap;
   int r;
@@ -242,15 +244,15 @@ __wrap_asprintf (char **text, const char *format, ...)
   if (fault_hits_call (FAULT_ALLOC))
     return -1;
   va_start (ap, format);
-  r = __real_vasprintf (text, format, ap);
+  r = REAL (vasprintf) (text, format, ap);
   va_end (ap);
   return r;
 }
 
 int
-__wrap_vasprintf (char **text, const char *format, va_list ap)
+WRAP (vasprintf) (char **text, const char *format, va_list ap)
 {
-  return fault_hits_call (FAULT_LOG) ? -1 : __real_vasprintf (text, format, ap);
+  return fault_hits_call (FAULT_LOG) ? -1 : REAL (vasprintf) (text, format, ap);
 }
 
 #endif /* FAULT_PRELOAD */
