@@ -97,28 +97,6 @@ leave_stuck (struct compact *c, const struct look_reference *ref, int error)
   return bitmap_set (&c->stuck, ref->entry >> c->bits, &was);
 }
 
-/* The holes of a table need not be copied: its new place reads as zeros. */
-static int
-copy_table (struct compact *c, uint64_t from, uint64_t to)
-{
-  struct storage *s = c->image->storage;
-  uint64_t bytes = c->image->geometry.table_bytes, at = from, start, end;
-  int r = 0;
-
-  while (at < from + bytes && r == 0) {
-    r = s->ops->next_data (s, at, &start, &end);
-    if (r < 0 || start >= from + bytes)
-      break;
-    if (start < at)
-      start = at;
-    if (end > from + bytes)
-      end = from + bytes;
-    r = repair_copy (c->image, start, to + (start - from), end - start);
-    at = end;
-  }
-  return r;
-}
-
 static int
 move_table (struct compact *c, const struct walk_table *table, uint64_t to)
 {
@@ -131,7 +109,8 @@ move_table (struct compact *c, const struct walk_table *table, uint64_t to)
     .new = to << c->bits,
     .freed = c->table_clusters,
   };
-  int r = copy_table (c, table->offset, to << c->bits);
+  int r = repair_copy (c->image, table->offset, to << c->bits,
+                       c->image->geometry.table_bytes);
 
   return r < 0 ? r : repair_amend (c->image, &a);
 }

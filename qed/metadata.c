@@ -344,6 +344,49 @@ metadata_lock_page (struct metadata *md, uint64_t key)
   return NULL;
 }
 
+static bool
+has_key (struct page_set *set, uint64_t key)
+{
+  unsigned way;
+
+  for (way = 0; way < WAYS; way++)
+    if (atomic_load_explicit (&set->keys[way], memory_order_acquire) == key)
+      return true;
+  return false;
+}
+
+/* The least of a set's keys that are not below 'from', if it is below 'end'. */
+static uint64_t
+least_key (struct page_set *set, uint64_t from, uint64_t end)
+{
+  uint64_t key;
+  unsigned way;
+
+  for (way = 0; way < WAYS; way++) {
+    key = atomic_load_explicit (&set->keys[way], memory_order_acquire);
+    if (key >= from && key < end)
+      end = key;
+  }
+  return end;
+}
+
+uint64_t
+metadata_next_cached (struct metadata *md, uint64_t key, uint64_t n)
+{
+  uint64_t end = key + n;
+  size_t i;
+
+  if (n <= md->set_count)
+    while (key < end && !has_key (&md->sets[set_number (md, key)], key))
+      key++;
+  else {
+    for (i = 0; i < md->set_count; i++)
+      end = least_key (&md->sets[i], key, end);
+    key = end;
+  }
+  return key;
+}
+
 void
 metadata_unlock_page (struct metadata *md, struct page *page)
 {

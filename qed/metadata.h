@@ -134,6 +134,12 @@ void metadata_set_checked (struct metadata *md, uint64_t key, unsigned index,
 struct page *metadata_lock_page (struct metadata *md, uint64_t key);
 void metadata_unlock_page (struct metadata *md, struct page *page);
 
+/* The first of the pages key .. key + n - 1 that is cached just now, or key +
+ * n: of a range that is larger than the cache this takes no longer than it
+ * takes to look through that.
+ */
+uint64_t metadata_next_cached (struct metadata *md, uint64_t key, uint64_t n);
+
 /* With the page locked. */
 uint64_t page_get (const struct page *page, unsigned index);
 /* All of it, as the disk would have it. */

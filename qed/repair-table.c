@@ -58,28 +58,53 @@ filter_entries (const struct filter *filter, uint64_t first,
   }
 }
 
-/* Copy what is valid of a table, as far as it is in the file. */
+static int
+copy_entries (const struct filter *filter, uint64_t from, uint64_t to,
+              uint64_t count)
+{
+  struct storage *s = filter->look->image->storage;
+  uint64_t done, n;
+  unsigned char *buf = malloc (PIECE_BYTES);
+  int r = buf ? 0 : -ENOMEM;
+
+  for (done = 0; done < count && r == 0; done += n) {
+    n = count - done < PIECE_BYTES ? count - done : PIECE_BYTES;
+    r = s->ops->pread (s, buf, n, from + done);
+    if (r == 0)
+      filter_entries (filter, (from - filter->table->offset + done) / 8, buf,
+                      n / 8);
+    if (r == 0)
+      r = s->ops->pwrite (s, buf, n, to + done);
+  }
+  free (buf);
+  return r;
+}
+
+/* Copy what is valid of a table, as far as it is in the file.  What is a hole
+ * of it need not be copied: the new place reads as zeros.
+ */
 static int
 copy_table (const struct filter *filter, uint64_t to)
 {
   const struct look *look = filter->look;
   struct storage *s = look->image->storage;
-  uint64_t bytes = look->image->geometry.table_bytes, done, n;
-  uint64_t from = filter->table->offset;
-  unsigned char *buf = malloc (PIECE_BYTES);
-  int r = buf ? 0 : -ENOMEM;
+  uint64_t from = filter->table->offset, at = from, start, end;
+  uint64_t limit = look->image->geometry.table_bytes;
+  int r = 0;
 
-  if (bytes > look->length - from)
-    bytes = (look->length - from) & ~UINT64_C (7);
-  for (done = 0; done < bytes && r == 0; done += n) {
-    n = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
-    r = s->ops->pread (s, buf, n, from + done);
-    if (r == 0)
-      filter_entries (filter, done / 8, buf, n / 8);
-    if (r == 0)
-      r = s->ops->pwrite (s, buf, n, to + done);
+  if (limit > look->length - from)
+    limit = (look->length - from) & ~UINT64_C (7);
+  limit += from;
+  while (at < limit && r == 0) {
+    r = s->ops->next_data (s, at, &start, &end);
+    if (r < 0 || start >= limit)
+      break;
+    if (start > at)
+      at = start & ~UINT64_C (7);
+    end = end < limit ? (end + 7) & ~UINT64_C (7) : limit;
+    r = copy_entries (filter, at, to + (at - from), end - at);
+    at = end;
   }
-  free (buf);
   return r;
 }
 

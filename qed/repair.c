@@ -97,11 +97,9 @@ repair_reserve_copy (const struct look *look, bool table,
   return r == 0 ? s->ops->zero (s, run->first << bits, n << bits) : r;
 }
 
-int
-repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
-             uint64_t count)
+static int
+copy_data (struct storage *s, uint64_t from, uint64_t to, uint64_t count)
 {
-  struct storage *s = image->storage;
   uint64_t n, most = count < PIECE_BYTES ? count : PIECE_BYTES;
   unsigned char *buf = malloc (most);
   int r = buf ? 0 : -ENOMEM;
@@ -113,6 +111,32 @@ repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
       r = s->ops->pwrite (s, buf, n, to);
   }
   free (buf);
+  return r;
+}
+
+/* Holes stay holes: a file that is mostly holes would grow without end. */
+int
+repair_copy (struct qed_image *image, uint64_t from, uint64_t to,
+             uint64_t count)
+{
+  struct storage *s = image->storage;
+  uint64_t done = 0, start, end;
+  int r = 0;
+
+  while (done < count && r == 0) {
+    r = s->ops->next_data (s, from + done, &start, &end);
+    if (r < 0)
+      break;
+    start = start < from + count ? start - from : count;
+    end = end < from + count ? end - from : count;
+    if (start > done)
+      r = s->ops->zero (s, to + done, start - done);
+    else
+      start = done;
+    if (r == 0 && start < count)
+      r = copy_data (s, from + start, to + start, end - start);
+    done = start < count ? end : count;
+  }
   return r;
 }
 

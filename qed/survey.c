@@ -347,22 +347,23 @@ hole (struct tablewalk *walk, struct walk_table *table, uint64_t first,
   struct metadata *md = &survey->image->metadata;
   uint64_t cluster = table == NULL ? first
     : (table->l1_index << survey->image->geometry.entries_bits) + first;
+  uint64_t key = table == NULL ? METADATA_KEY_L1 (cluster / PAGE_ENTRIES)
+    : METADATA_KEY_L2 (cluster / PAGE_ENTRIES), at;
+  uint64_t end = key + (n + PAGE_ENTRIES - 1) / PAGE_ENTRIES, i;
   unsigned char buf[PAGE_BYTES];
   struct page *page;
-  uint64_t i;
   int r = 0;
 
-  for (i = 0; i < n && r == 0; i += PAGE_ENTRIES) {
-    page = metadata_lock_page (md, table == NULL
-                               ? METADATA_KEY_L1 ((cluster + i) / PAGE_ENTRIES)
-                               : METADATA_KEY_L2 ((cluster + i) /
-                                                  PAGE_ENTRIES));
+  for (at = key; r == 0 &&
+         (at = metadata_next_cached (md, at, end - at)) < end; at++) {
+    page = metadata_lock_page (md, at);
     if (page == NULL)
       continue;
     metadata_unlock_page (md, page);
     memset (buf, 0, sizeof buf);
-    r = table == NULL ? l1_entries (walk, first + i, buf, PAGE_ENTRIES)
-      : l2_entries (walk, table, first + i, buf, PAGE_ENTRIES);
+    i = first + (at - key) * PAGE_ENTRIES;
+    r = table == NULL ? l1_entries (walk, i, buf, PAGE_ENTRIES)
+      : l2_entries (walk, table, i, buf, PAGE_ENTRIES);
   }
   return r;
 }

@@ -74,6 +74,27 @@ sum_entries (uint64_t sum, uint64_t at, const unsigned char *buf, uint64_t n)
   return sum;
 }
 
+static int
+read_piece (struct storage *image, unsigned char *buf, uint64_t n,
+            uint64_t offset)
+{
+  uint64_t start, end;
+  int r = image->ops->next_data (image, offset, &start, &end);
+
+  if (r == 0 && start >= offset + n)
+    memset (buf, 0, n);
+  else if (r == 0)
+    r = image->ops->pread (image, buf, n, offset);
+  return r;
+}
+
+/* A table may be of 1 GiB, and almost all of it a hole. */
+static bool
+is_zero (const unsigned char *buf, uint64_t n)
+{
+  return buf[0] == 0 && memcmp (buf, buf + 1, n - 1) == 0;
+}
+
 int
 undo_sum_l1 (struct storage *image,
              int (*overlay) (void *opaque, uint64_t at, unsigned char *buf,
@@ -87,10 +108,10 @@ undo_sum_l1 (struct storage *image,
   *sum = UINT64_C (0xcbf29ce484222325);
   for (done = 0; r == 0 && done < bytes; done += n) {
     n = bytes - done < UNDO_PIECE_BYTES ? bytes - done : UNDO_PIECE_BYTES;
-    r = image->ops->pread (image, buf, n, offset + done);
+    r = read_piece (image, buf, n, offset + done);
     if (r == 0 && overlay)
       r = overlay (opaque, offset + done, buf, n);
-    if (r == 0)
+    if (r == 0 && !is_zero (buf, n))
       *sum = sum_entries (*sum, done, buf, n);
   }
   free (buf);
