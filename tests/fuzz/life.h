@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* What happens to an image: a script of requests, checks and repairs, and in
+ * the end a repair that has to leave nothing.
+ */
+
+#ifndef FUZZ_LIFE_H
+#define FUZZ_LIFE_H
+
+#include "fuzz.h"
+#include "sparse.h"
+
+/* A step of the script is four bytes: what, and three for its argument. */
+#define LIFE_STEP 4u
+
+/* Carry out a script of so many bytes, then the end.  What is seen to break a
+ * promise ends the program.
+ */
+void life_run (struct sparse *disk, struct fuzz_input script);
+
+#endif /* FUZZ_LIFE_H */
