@@ -171,6 +171,53 @@ pace (const struct look *look, uint64_t bytes)
   return atomic_load (&control->cancel) ? -ECANCELED : 0;
 }
 
+/* A place in the file that a request finds. */
+struct place {
+  struct qed_image *image;
+  uint64_t at, bytes;           /* the guest's range; what of it is so */
+  bool hole;
+};
+
+/* Whether the range begins with a hole of the file, and how far that goes. */
+static int
+find_hole (struct qed_request *request, void *opaque)
+{
+  struct place *place = opaque;
+  struct storage *s = place->image->storage;
+  unsigned guard = guard_enter (&place->image->guards);
+  uint64_t start, end;
+  struct extent extent;
+  int r = request_lookup (place->image, request, place->at, place->bytes,
+                          &extent);
+
+  if (r == 0 && extent.class == FORMAT_ALLOCATED &&
+      s->ops->next_data (s, extent.offset, &start, &end) == 0) {
+    place->hole = start > extent.offset;
+    if (place->hole)
+      end = start;
+    if (extent.bytes > end - extent.offset)
+      extent.bytes = end - extent.offset;
+    if (place->bytes > extent.bytes)
+      place->bytes = extent.bytes;
+  }
+  guard_leave (&place->image->guards, guard);
+  return r;
+}
+
+/* Of 'n' bytes of data, leave out what are holes, which can always be read; a
+ * server would have to be asked for each.
+ */
+static uint64_t
+leave_holes (struct qed_image *image, uint64_t at, uint64_t n, bool *data)
+{
+  struct place place = { .image = image, .at = at, .bytes = n };
+
+  if (image->storage->ops->submit || sync_run (find_hole, &place) < 0)
+    return n;
+  *data = !place.hole;
+  return place.bytes;
+}
+
 /* What the guest's range begins with, within a page of the table; entries that
  * are wrong were named already.
  */
@@ -187,6 +234,8 @@ next_piece (struct qed_image *image, uint64_t at, bool *data)
   if (qed_extent_sync (image, at, left, &kind, &n) < 0)
     return cluster - at % cluster < left ? cluster - at % cluster : left;
   *data = kind == QED_EXTENT_DATA;
+  if (*data)
+    n = leave_holes (image, at, n, data);
   return *data && n > PIECE_BYTES ? PIECE_BYTES : n;
 }
 
