@@ -89,6 +89,20 @@ read_piece (struct storage *image, unsigned char *buf, uint64_t n,
 }
 
 /* A table may be of 1 GiB, and almost all of it a hole. */
+static int
+skip_hole (struct storage *image, uint64_t offset, uint64_t bytes,
+           uint64_t *done)
+{
+  uint64_t start, end;
+  int r = image->ops->next_data (image, offset + *done, &start, &end);
+
+  if (r == 0 && start >= offset + bytes)
+    *done = bytes;
+  else if (r == 0 && start > offset + *done)
+    *done = (start - offset) & ~UINT64_C (7);
+  return r;
+}
+
 static bool
 is_zero (const unsigned char *buf, uint64_t n)
 {
@@ -107,6 +121,10 @@ undo_sum_l1 (struct storage *image,
 
   *sum = UINT64_C (0xcbf29ce484222325);
   for (done = 0; r == 0 && done < bytes; done += n) {
+    if (overlay == NULL)
+      r = skip_hole (image, offset, bytes, &done);
+    if (r < 0 || done == bytes)
+      break;
     n = bytes - done < UNDO_PIECE_BYTES ? bytes - done : UNDO_PIECE_BYTES;
     r = read_piece (image, buf, n, offset + done);
     if (r == 0 && overlay)
