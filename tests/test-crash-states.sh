@@ -10,5 +10,29 @@ set -e
 
 crash_test=$abs_top_builddir/tests/crash/crash-test
 
-"$crash_test" --states ${CRASH_STATES:-4000}
+"$crash_test" --states ${CRASH_STATES:-4000} --steps > "$tmpdir/states" ||
+    { cat "$tmpdir/states"; fail "a promise was broken"; }
+tail -n 1 "$tmpdir/states"
+
+# Power failed before each step of each table there is: NAME_steps[] is of the
+# job NAME, and steps[] in NAME.c too.
+awk '/_step [a-z_]*steps\[\] = \{|^\} steps\[\] = \{/ {
+         job = FILENAME
+         gsub (/.*\/|\.c$/, "", job)
+         if (match ($0, /[a-z_]+_steps\[/))
+             job = substr ($0, RSTART, RLENGTH - 7)
+         gsub ("_", "-", job)
+     }
+     job != "" && match ($0, /^  \{ "[^"]+"/) {
+         print job ":" substr ($0, 6, RLENGTH - 6)
+     }
+     /^\};/ { job = "" }' "$abs_top_srcdir"/qed/*.c | sort > "$tmpdir/tables"
+[ "$(grep -c . "$tmpdir/tables")" -gt 60 ] ||
+    fail "the step tables were not found in the sources"
+sed -n 's/ [1-9][0-9]*$//p' "$tmpdir/states" | sort > "$tmpdir/met"
+comm -23 "$tmpdir/tables" "$tmpdir/met" > "$tmpdir/missed"
+[ ! -s "$tmpdir/missed" ] ||
+    fail "power never failed before:" $(cat "$tmpdir/missed")
+echo "power failed before each of $(wc -l < "$tmpdir/tables") steps"
+
 "$crash_test" --self-test

@@ -346,12 +346,17 @@ plant (struct disk *disk)
 static void
 crash_point (const char *job, const char *step)
 {
-  bool exposed = disk_is_exposed (life.disk);
+  struct life_step *of = job ? life_find_step (job, step) : NULL;
+  uint64_t rate = disk_is_exposed (life.disk) ? life.crash_rate / 20
+    : life.crash_rate;
 
+  if (of && of->crashes == 0)
+    rate = 1;
   if (life.crash_count == life.crash_max ||
-      !random_one_in (&life.crash_random, exposed ? life.crash_rate / 20
-                      : life.crash_rate))
+      !random_one_in (&life.crash_random, rate))
     return;
+  if (of)
+    of->crashes++;
   snprintf (life.where, sizeof life.where, "%s%s%s", job ? job : "",
             job ? ":" : "", step);
   life.crashes[life.crash_count++] = random_one_in (&life.crash_random, 8)
