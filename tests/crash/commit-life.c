@@ -12,6 +12,7 @@
 #include "craft.h"
 #include "image.h"
 #include "life.h"
+#include "reduce.h"
 #include "sim-storage.h"
 #include "sim.h"
 #include "stamp.h"
@@ -42,6 +43,7 @@ static struct {
   struct chain before;          /* the same, as it was */
   struct crash crashes[CRASHES_MAX];
   unsigned crash_count;
+  unsigned crashes_drawn;       /* in this session */
   uint64_t crash_rate;          /* one in so many yields */
   uint64_t patience;            /* one in so many pieces is the last, or 0 */
   unsigned flags;
@@ -56,12 +58,14 @@ describe (void)
   fprintf (stderr, "crash-test: commit %u of an overlay, %s%s\n"
            "crash-test: the engine said: %s\n"
            "crash-test: to reproduce: crash-test --life commit --seed %" PRIu64
-           " --states 1 --geometry %s%s%s --trace\n", life.session,
+           " --states 1 --geometry %s%s%s", life.session,
            life.where ? "after a crash at " : "while it ran",
            life.where ? life.where : "", life.said, life.seed,
            geometry_names[life.geometry],
            sim_left_out ? " --leave-out " : "",
            sim_left_out ? sim_left_out : "");
+  reduce_print (stderr);
+  fputs (" --trace\n", stderr);
 }
 
 static void
@@ -99,6 +103,20 @@ chain_destroy (struct chain *chain)
   disk_destroy (chain->backing);
 }
 
+/* Operations of the backing file are those with odd names. */
+static bool
+keeps_overlay_write (unsigned op)
+{
+  return reduce_has (REDUCE_WRITE, life.session, life.crashes_drawn, op * 2);
+}
+
+static bool
+keeps_backing_write (unsigned op)
+{
+  return reduce_has (REDUCE_WRITE, life.session, life.crashes_drawn,
+                     op * 2 + 1);
+}
+
 /* What is left when the power fails, or the process is killed. */
 static struct chain
 chain_crash (const struct chain *chain, struct random *random)
@@ -106,8 +124,10 @@ chain_crash (const struct chain *chain, struct random *random)
   bool kill = random == NULL || random_one_in (random, 8);
   struct chain left = { .raw = chain->raw };
 
+  disk_keeps = keeps_overlay_write;
   left.overlay = kill ? disk_kill (chain->overlay)
     : disk_crash (chain->overlay, random);
+  disk_keeps = keeps_backing_write;
   left.backing = kill ? disk_kill (chain->backing)
     : disk_crash (chain->backing, random);
   chain_walk (&left);
@@ -258,13 +278,20 @@ judge_end (const struct chain *chain)
 static void
 crash_now (const char *job, const char *step)
 {
-  struct crash *crash = &life.crashes[life.crash_count++];
+  struct random random = random_fork (&life.crash_random);
+  struct crash *crash = &life.crashes[life.crash_count];
 
-  crash->chain = chain_crash (&life.chain, &life.crash_random);
+  life.crashes_drawn++;
+  if (strcmp (step, "the end") != 0 &&
+      !reduce_has (REDUCE_CRASH, 0, life.session, life.crashes_drawn))
+    return;
+  life.crash_count++;
+  crash->chain = chain_crash (&life.chain, &random);
   snprintf (crash->where, sizeof crash->where, "%s%s%s", job ? job : "",
             job ? ":" : "", step);
   life_totals.crashes++;
-  sim_trace ("*** crash %u at %s", life.crash_count, crash->where);
+  sim_trace ("*** crash c0.%u.%u at %s", life.session, life.crashes_drawn,
+             crash->where);
 }
 
 /* What commit itself does is met once in a session, and so is the close. */
@@ -275,7 +302,7 @@ crash_point (const char *job, const char *name)
   uint64_t rate = step == NULL ? life.crash_rate
     : strcmp (job, "commit") == 0 || strcmp (job, "make-clean") == 0 ? 3 : 15;
 
-  if (life.crash_count == CRASHES_MAX - 1 ||
+  if (life.crashes_drawn == CRASHES_MAX - 1 ||
       !random_one_in (&life.crash_random, rate))
     return;
   if (step)
@@ -325,7 +352,7 @@ run_session (bool last)
 
   life.crash_random = random_fork (&life.random);
   life.crash_rate = rates[random_below (&life.random, 3)];
-  life.crash_count = 0;
+  life.crash_count = life.crashes_drawn = 0;
   life.flags = !last && random_one_in (&life.random, 6) ? QED_COMMIT_KEEP : 0;
   life.patience = !last && random_one_in (&life.random, 4)
     ? random_between (&life.random, 1, 20) : 0;
@@ -473,8 +500,9 @@ commit_life_run (uint64_t seed, int geometry)
   sim_describe = describe;
   life.seed = seed;
   life.random.state = random_mix (seed);
-  life.geometry = geometry >= 0 ? (unsigned) geometry
-    : (unsigned) random_below (&life.random, GEOMETRIES);
+  life.geometry = (unsigned) random_below (&life.random, GEOMETRIES);
+  if (geometry >= 0)
+    life.geometry = (unsigned) geometry;
   craft_chain ();
   sessions = (unsigned) random_between (&life.random, 1, SESSIONS_MAX);
   for (life.session = 1; life.session <= sessions; life.session++) {

@@ -9,6 +9,9 @@
  * nbdkit's threads carry out, on fibers, under a scheduler that follows from
  * the seed, so that a seed that fails fails again, here and elsewhere.
  *
+ * When a promise is broken the life that broke it is run again and again, with
+ * less and less of it, until what is left is small (reduce.h).
+ *
  * Reading order: disk.h (what survives), sim.h (who runs next), workload.h
  * and promise.h (what the guest does and may rely on), reshape.h, judge.h,
  * life.h.  A new step of a job is a crash point by itself; a new ordering rule
@@ -34,6 +37,7 @@
 #include "commit-life.h"
 #include "craft.h"
 #include "life.h"
+#include "reduce.h"
 #include "repair-life.h"
 #include "sim.h"
 
@@ -42,6 +46,7 @@
 #define REPAIR_SEEDS 4u         /* one in so many seeds is repaired, too */
 #define ALL_STEPS_STATES 1000u  /* after so many each step met a crash */
 #define COMMITS 4u              /* one in so many lives is of that kind */
+#define REDUCE_SECONDS 60u      /* to make a failing life small */
 
 enum life_kind { LIFE_ANY = -1, LIFE_GUEST, LIFE_COMMIT };
 
@@ -86,7 +91,7 @@ struct arguments {
   uint64_t seed, states;
   int geometry, backing;
   enum life_kind life;
-  bool reshape, self_test, steps, repairs;
+  bool reshape, self_test, steps, repairs, whole;
 };
 
 static void
@@ -108,7 +113,10 @@ usage (FILE *out)
            "notice it\n"
            "  --repairs         repairs of damaged images alone\n"
            "  --steps           list at which steps power failed\n"
-           "  --trace           print everything that happens\n",
+           "  --trace           print everything that happens\n"
+           "  --schedule N, --only LIST\n"
+           "                    a part of a life, as a failure tells it\n"
+           "  --whole           don't look for the part that fails\n",
            STATES_DEFAULT);
 }
 
@@ -128,27 +136,49 @@ run_life (const struct arguments *args, uint64_t seed)
     life_run (seed, args->geometry, args->backing, args->reshape);
 }
 
-static void
-run_states (const struct arguments *args, uint64_t states)
-{
-  uint64_t seed;
+/* What is shared with the child that runs the states. */
+struct campaign {
+  const struct arguments *args;
+  uint64_t seed;                /* of the life under way */
+  bool repairs;                 /* and its kind */
+  bool bad;                     /* something was not covered */
+};
 
-  for (seed = args->seed; life_totals.states < states; seed++) {
+static void
+run_one (void *arg)
+{
+  const struct campaign *campaign = arg;
+
+  if (campaign->repairs)
+    repair_life_run (campaign->seed, campaign->args->geometry);
+  else
+    run_life (campaign->args, campaign->seed);
+}
+
+static void
+run_states (struct campaign *campaign)
+{
+  const struct arguments *args = campaign->args;
+
+  for (campaign->seed = args->seed; life_totals.states < args->states;
+       campaign->seed++) {
+    campaign->repairs = false;
     if (!args->repairs)
-      run_life (args, seed);
-    if (args->repairs || (seed % REPAIR_SEEDS == 0 && !args->reshape &&
-                          args->life == LIFE_ANY && !sim_left_out))
-      repair_life_run (seed, args->geometry);
+      run_one (campaign);
+    campaign->repairs = args->repairs ||
+      (campaign->seed % REPAIR_SEEDS == 0 && !args->reshape &&
+       args->life == LIFE_ANY && !sim_left_out);
+    if (campaign->repairs)
+      run_one (campaign);
   }
 }
 
 /* A step that never meets a crash isn't tested. */
-static int
-run (const struct arguments *args)
+static bool
+is_covered (const struct arguments *args)
 {
   unsigned steps, missed;
 
-  run_states (args, args->states);
   steps = life_steps (args->steps, &missed);
   printf ("%" PRIu64 " states of %" PRIu64 " images judged, %" PRIu64
           " of them crashes, before %u of %u steps; %" PRIu64
@@ -157,13 +187,51 @@ run (const struct arguments *args)
           life_totals.reused);
   if (args->states < ALL_STEPS_STATES || sim_left_out || args->repairs ||
       args->life != LIFE_ANY)
-    return 0;
+    return true;
   if (missed > 0)
     fprintf (stderr, "crash-test: power never failed before some steps "
              "(--steps lists them)\n");
   if (life_totals.reused == 0)
     fprintf (stderr, "crash-test: no freed cluster was reused\n");
-  return missed > 0 || life_totals.reused == 0;
+  return missed == 0 && life_totals.reused > 0;
+}
+
+static void
+run_campaign (void *arg)
+{
+  struct campaign *campaign = arg;
+
+  run_states (campaign);
+  campaign->bad = !is_covered (campaign->args);
+}
+
+/* In a child, so that this process knows nothing of the lives that were
+ * before, nor does what runs the one that failed again.
+ */
+static int
+run (const struct arguments *args)
+{
+  struct campaign *campaign = mmap (NULL, sizeof *campaign,
+                                    PROT_READ | PROT_WRITE,
+                                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+  if (campaign == MAP_FAILED)
+    abort ();
+  campaign->args = args;
+  if (args->whole || sim_tracing) {
+    run_campaign (campaign);
+    return campaign->bad;
+  }
+  if (reduce_in_child (run_campaign, campaign, false))
+    return campaign->bad;
+  fprintf (stderr, "crash-test: seed %" PRIu64 "%s failed; now for the least "
+           "that does, which takes %u seconds at most\n", campaign->seed,
+           campaign->repairs ? " of the repairs" : "", REDUCE_SECONDS);
+  reduce (run_one, campaign, REDUCE_SECONDS);
+  if (reduce_in_child (run_one, campaign, false))
+    fprintf (stderr, "crash-test: seed %" PRIu64 " alone does not fail\n",
+             campaign->seed);
+  return 1;
 }
 
 /* ---- The self-test ---- */
@@ -227,7 +295,8 @@ self_test (const struct arguments *args)
 
 enum { OPTION_SEED = 1, OPTION_STATES, OPTION_GEOMETRY, OPTION_BACKING,
        OPTION_LIFE, OPTION_RESHAPE, OPTION_LEAVE_OUT, OPTION_SELF_TEST,
-       OPTION_STEPS, OPTION_REPAIRS, OPTION_TRACE, OPTION_HELP };
+       OPTION_STEPS, OPTION_REPAIRS, OPTION_TRACE, OPTION_SCHEDULE,
+       OPTION_ONLY, OPTION_WHOLE, OPTION_HELP };
 
 static uint64_t
 number (const char *s)
@@ -242,6 +311,15 @@ number (const char *s)
     exit (2);
   }
   return n;
+}
+
+static void
+only (const char *list)
+{
+  if (reduce_parse (list))
+    return;
+  fprintf (stderr, "crash-test: %s is no list of parts\n", list);
+  exit (2);
 }
 
 static int
@@ -292,6 +370,9 @@ parse (int argc, char **argv, struct arguments *args)
     { "repairs", no_argument, NULL, OPTION_REPAIRS },
     { "steps", no_argument, NULL, OPTION_STEPS },
     { "trace", no_argument, NULL, OPTION_TRACE },
+    { "schedule", required_argument, NULL, OPTION_SCHEDULE },
+    { "only", required_argument, NULL, OPTION_ONLY },
+    { "whole", no_argument, NULL, OPTION_WHOLE },
     { "help", no_argument, NULL, OPTION_HELP },
     { NULL, 0, NULL, 0 }
   };
@@ -310,6 +391,9 @@ parse (int argc, char **argv, struct arguments *args)
     case OPTION_REPAIRS: args->repairs = true; break;
     case OPTION_STEPS: args->steps = true; break;
     case OPTION_TRACE: sim_tracing = true; break;
+    case OPTION_SCHEDULE: reduce_schedule = number (optarg); break;
+    case OPTION_ONLY: only (optarg); args->whole = true; break;
+    case OPTION_WHOLE: args->whole = true; break;
     case OPTION_HELP: usage (stdout); exit (0);
     default: usage (stderr); exit (2);
     }

@@ -442,6 +442,8 @@ disk_sync_end (struct disk *disk)
 
 /* ---- After a crash ---- */
 
+bool (*disk_keeps) (unsigned op);
+
 /* What became of an operation. */
 enum fate { FATE_LOST, FATE_KEPT, FATE_TORN_512, FATE_TORN_4K };
 
@@ -461,6 +463,14 @@ draw_fates (const struct disk *disk, struct random *random, enum fate *fates)
       ? FATE_KEPT : FATE_LOST;
     if (fates[i] == FATE_KEPT && random_below (random, 16) < torn)
       fates[i] = random_one_in (random, 2) ? FATE_TORN_512 : FATE_TORN_4K;
+    if (disk->ops[i].covered && !disk->syncing)
+      continue;                 /* it is durable */
+    if (fates[i] != FATE_LOST && disk_keeps && !disk_keeps (i))
+      fates[i] = FATE_LOST;
+    if (fates[i] != FATE_LOST)
+      sim_trace ("operation %u survives%s", i, fates[i] == FATE_KEPT ? ""
+                 : fates[i] == FATE_TORN_4K ? ", torn at 4 KiB"
+                 : ", torn at 512 bytes");
   }
 }
 

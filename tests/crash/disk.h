@@ -80,6 +80,11 @@ void disk_sync_end (struct disk *disk);
  */
 struct disk *disk_crash (const struct disk *disk, struct random *random);
 
+/* Unless it is NULL it may forbid that an operation survives disk_crash; asked
+ * of those that do without it.
+ */
+extern bool (*disk_keeps) (unsigned op);
+
 /* What is left when only the process dies: everything. */
 struct disk *disk_kill (const struct disk *disk);
 

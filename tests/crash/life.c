@@ -12,6 +12,7 @@
 #include "image.h"
 #include "judge.h"
 #include "life.h"
+#include "reduce.h"
 #include "reshape.h"
 #include "sim-storage.h"
 #include "sim.h"
@@ -22,6 +23,7 @@
 #define SESSIONS_MAX 4u
 #define STEPS_MAX 128u
 #define LOG_LINES 6u
+#define END_CRASH 1000u         /* the number of the one at the end */
 
 struct life_totals life_totals;
 
@@ -30,6 +32,7 @@ struct crash {
   struct disk *disk;
   uint64_t time;
   unsigned reference;           /* the last clean moment before */
+  unsigned number;              /* in the session */
   char where[64];
 };
 
@@ -49,8 +52,11 @@ static struct {
   struct random crash_random;
   struct disk *disk;            /* what the session works on */
   struct disk *before;          /* the same, as it was opened */
-  struct crash crashes[CRASHES_MAX];
+  struct crash crashes[CRASHES_MAX + 1];        /* and the end */
   unsigned crash_count;
+  unsigned crashes_drawn;       /* in this session */
+  unsigned crash_number;        /* of the one under way */
+  unsigned serving;             /* how often the image was served */
   uint64_t crash_rate;          /* one in so many yields */
   bool met[STEPS_MAX][2];       /* in this session; while disk_is_exposed */
   bool changed;                 /* an entry may have been, in this session */
@@ -77,12 +83,14 @@ describe (void)
     fprintf (stderr, "crash-test: the engine said: %s\n",
              life.log[i % LOG_LINES]);
   fprintf (stderr, "crash-test: to reproduce: crash-test --seed %" PRIu64
-           " --states 1 --geometry %s --backing %s%s%s%s --trace\n",
+           " --states 1 --geometry %s --backing %s%s%s%s",
            life.seed, geometry_names[life.geometry],
            life.shape.backing_sectors > 0 ? "yes" : "no",
            life.often ? " --reshape" : "",
            sim_left_out ? " --leave-out " : "",
            sim_left_out ? sim_left_out : "");
+  reduce_print (stderr);
+  fputs (" --trace\n", stderr);
 }
 
 static void
@@ -107,18 +115,31 @@ note_clean_moment (void)
   walk_image (life.disk, &life.references[life.reference_count++]);
 }
 
-static void
-crash_now (const char *job, const char *step)
+static bool
+keeps_write (unsigned op)
 {
-  struct crash *crash = &life.crashes[life.crash_count++];
+  return reduce_has (REDUCE_WRITE, life.session, life.crash_number, op);
+}
 
+static void
+crash_now (const char *job, const char *step, unsigned number)
+{
+  struct random random = random_fork (&life.crash_random);
+  struct crash *crash = &life.crashes[life.crash_count];
+
+  if (number != END_CRASH &&
+      !reduce_has (REDUCE_CRASH, 0, life.session, number))
+    return;
+  life.crash_count++;
+  life.crash_number = crash->number = number;
+  disk_keeps = keeps_write;
   crash->time = sim_ticks ();
   crash->reference = life.reference_count - 1;
-  crash->disk = random_one_in (&life.crash_random, 8)
-    ? disk_kill (life.disk) : disk_crash (life.disk, &life.crash_random);
+  crash->disk = random_one_in (&random, 8)
+    ? disk_kill (life.disk) : disk_crash (life.disk, &random);
   snprintf (crash->where, sizeof crash->where, "%s%s%s", job ? job : "",
             job ? ":" : "", step);
-  sim_trace ("*** crash %u at %s", life.crash_count, crash->where);
+  sim_trace ("*** crash c0.%u.%u at %s", life.session, number, crash->where);
 }
 
 struct life_step *
@@ -164,12 +185,12 @@ crash_point (const char *job, const char *name)
   life.changed |= step && strcmp (name, "open-gate") == 0;
   if (step && strcmp (name, "clear-need-check") == 0)
     note_clean_moment ();
-  if (life.crash_count == CRASHES_MAX ||
+  if (life.crashes_drawn == CRASHES_MAX ||
       !random_one_in (&life.crash_random, crash_rate (step)))
     return;
   if (step)
     step->crashes++;
-  crash_now (job, name);
+  crash_now (job, name, life.crashes_drawn++);
 }
 
 /* ---- A session ---- */
@@ -241,6 +262,7 @@ serve (struct random *random)
 {
   struct workload workload = {
     .shape = &life.shape,
+    .session = life.session * 2 + life.serving++,
     .promise = &life.promise,
     .random = random,
     .may_fill = may_fill (),
@@ -284,7 +306,7 @@ run_session (void)
   struct random random = random_fork (&life.random);
   struct random schedule = random_fork (&life.random);
 
-  life.crash_count = 0;
+  life.crash_count = life.crashes_drawn = life.serving = 0;
   memset (life.met, 0, sizeof life.met);
   life.changed = false;
   life.crash_random = random_fork (&life.random);
@@ -373,9 +395,7 @@ judge_end (void)
                 life.changed);
   walk_destroy (&walk);
 
-  if (life.crash_count == CRASHES_MAX)
-    disk_destroy (life.crashes[--life.crash_count].disk);
-  crash_now (NULL, "the end");
+  crash_now (NULL, "the end", END_CRASH);
   judge_crash (&life.crashes[life.crash_count - 1], true);
 }
 
@@ -415,13 +435,17 @@ static void
 end_session (void)
 {
   struct disk *next;
-  unsigned i, n;
+  unsigned i, n, drawn;
 
   for (i = 0; i < life.crash_count; i++)
     judge_crash (&life.crashes[i], false);
   judge_end ();
 
-  n = (unsigned) random_below (&life.random, life.crash_count + 1);
+  drawn = (unsigned) random_below (&life.random, life.crashes_drawn + 2);
+  if (drawn == life.crashes_drawn)
+    drawn = END_CRASH;
+  for (n = 0; n < life.crash_count && life.crashes[n].number != drawn; n++)
+    ;
   next = n < life.crash_count ? life.crashes[n].disk : disk_kill (life.disk);
   for (i = 0; i < life.crash_count; i++)
     if (i != n)

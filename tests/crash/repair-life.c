@@ -12,6 +12,7 @@
 #include "craft.h"
 #include "image.h"
 #include "life.h"
+#include "reduce.h"
 #include "repair-life.h"
 #include "sim-storage.h"
 #include "sim.h"
@@ -43,6 +44,7 @@ static struct {
   struct disk *disk;            /* that is repaired now */
   struct disk *crashes[CRASHES_MAX];
   unsigned crash_count, crash_max;
+  unsigned crashes_drawn;       /* in the whole life */
   unsigned depth;
   bool online;                  /* that repair */
   char where[64];               /* of the last crash */
@@ -54,8 +56,10 @@ describe (void)
 {
   fprintf (stderr, "crash-test: repair %u, the last crash at %s; planted:%s\n"
            "crash-test: to reproduce: crash-test --repairs --seed %" PRIu64
-           " --states 1 --geometry %s --trace\n", life.depth, life.where,
+           " --states 1 --geometry %s", life.depth, life.where,
            life.damage, life.seed, geometry_names[life.geometry]);
+  reduce_print (stderr);
+  fputs (" --trace\n", stderr);
 }
 
 static void
@@ -335,6 +339,8 @@ plant (struct disk *disk)
   while (n-- > 0) {
     i = random_below (&life.random, sizeof damages / sizeof damages[0]);
     used = strlen (life.damage);
+    if (!reduce_has (REDUCE_REQUEST, 0, 0, n))
+      continue;
     if (damages[i].plant (disk))
       snprintf (life.damage + used, sizeof life.damage - used, " %s",
                 damages[i].name);
@@ -343,9 +349,16 @@ plant (struct disk *disk)
 
 /* ---- Repair ---- */
 
+static bool
+keeps_write (unsigned op)
+{
+  return reduce_has (REDUCE_WRITE, 0, life.crashes_drawn, op);
+}
+
 static void
 crash_point (const char *job, const char *step)
 {
+  struct random random;
   struct life_step *of = job ? life_find_step (job, step) : NULL;
   uint64_t rate = disk_is_exposed (life.disk) ? life.crash_rate / 20
     : life.crash_rate;
@@ -355,14 +368,18 @@ crash_point (const char *job, const char *step)
   if (life.crash_count == life.crash_max ||
       !random_one_in (&life.crash_random, rate))
     return;
+  random = random_fork (&life.crash_random);
+  if (!reduce_has (REDUCE_CRASH, 0, 0, ++life.crashes_drawn))
+    return;
   if (of)
     of->crashes++;
+  disk_keeps = keeps_write;
   snprintf (life.where, sizeof life.where, "%s%s%s", job ? job : "",
             job ? ":" : "", step);
-  life.crashes[life.crash_count++] = random_one_in (&life.crash_random, 8)
-    ? disk_kill (life.disk) : disk_crash (life.disk, &life.crash_random);
+  life.crashes[life.crash_count++] = random_one_in (&random, 8)
+    ? disk_kill (life.disk) : disk_crash (life.disk, &random);
   life_totals.crashes++;
-  sim_trace ("*** crash %u at %s", life.crash_count, life.where);
+  sim_trace ("*** crash c0.0.%u at %s", life.crashes_drawn, life.where);
 }
 
 static void

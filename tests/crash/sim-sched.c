@@ -19,6 +19,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "reduce.h"
 #include "sim.h"
 #include "yield.h"
 
@@ -317,6 +318,7 @@ sim_run (const struct random *random, void (*run) (void *arg), void *arg)
 
   assert (sched.self == NULL);
   sched.random = *random;
+  sched.random.state ^= reduce_schedule;
   sched.pace = paces[random_below (&sched.random, 4)];
   sched.yields = 0;
   sched.main_bottom = NULL;

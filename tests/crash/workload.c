@@ -8,13 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "reduce.h"
 #include "sim.h"
 #include "stamp.h"
 #include "workload.h"
 
 struct caller {
   struct workload *workload;
-  struct random random;
+  struct random stream;
+  struct random random;         /* of the request that comes now */
+  unsigned number;              /* of the caller */
   unsigned left;                /* requests */
 };
 
@@ -324,6 +327,10 @@ caller_fiber (void *arg)
   struct workload *workload = caller->workload;
 
   for (; caller->left > 0; caller->left--) {
+    caller->random = random_fork (&caller->stream);
+    if (!reduce_has (REDUCE_REQUEST, workload->session, caller->number,
+                     caller->left))
+      continue;
     if (random_one_in (&caller->random, workload->flush))
       do_flush (caller);
     else if (random_one_in (&caller->random, workload->idle))
@@ -371,7 +378,8 @@ workload_run (struct workload *workload)
   workload->callers = n;
   for (i = 0; i < n; i++) {
     callers[i].workload = workload;
-    callers[i].random = random_fork (workload->random);
+    callers[i].number = i;
+    callers[i].stream = random_fork (workload->random);
     callers[i].left = (unsigned) random_between (workload->random,
                                                  brief ? 0 : 20,
                                                  brief ? 2 : 60);

@@ -18,6 +18,7 @@ struct workload {
   struct promise *promise;
   struct random *random;
   bool may_fill;                /* space may run out */
+  unsigned session;             /* of the life; for the names of requests */
   unsigned callers;             /* that have not ended */
   /* One in so many requests is ... */
   unsigned flush, read, discard, idle, fua;
