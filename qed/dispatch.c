@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "image.h"
+#include "yield.h"
 
 /* A dirty page is written back at the latest after this (O2). */
 #define WRITE_BACK_SECONDS 5.
@@ -88,7 +89,8 @@ arm_timers (struct qed_image *image)
   struct metadata *md = &image->metadata;
 
   if (metadata_dirty (md, METADATA_L1) + metadata_dirty (md, METADATA_L2) &&
-      !loop_timer_active (&image->write_back_timer))
+      !loop_timer_active (&image->write_back_timer) &&
+      !sim_skips ("dispatch", "arm-write-back"))
     loop_timer_start (image->loop, &image->write_back_timer,
                       WRITE_BACK_SECONDS);
   if (image->state == STATE_DIRTY && image->options.clean_after > 0 &&

@@ -45,6 +45,7 @@ struct op {
   enum disk_op_kind kind;
   bool completed;
   bool covered;                 /* by the sync under way, or an earlier one */
+  bool gone;                    /* a sync failed */
 };
 
 /* A change of the length that isn't durable yet. */
@@ -256,7 +257,7 @@ disk_begin (struct disk *disk, enum disk_op_kind kind)
                                   sizeof *disk->ops));
   op = &disk->ops[disk->op_count];
   op->kind = kind;
-  op->completed = op->covered = false;
+  op->completed = op->covered = op->gone = false;
   if (kind == DISK_TABLES)
     disk->exposed = disk->op_count + 1;
   return disk->op_count++;
@@ -367,8 +368,21 @@ disk_sync_begin (struct disk *disk, struct random *random)
   disk->syncing = true;
   disk->sync_start = disk->op_count;
   for (i = 0; i < disk->op_count; i++)
-    if (disk->ops[i].completed || random_one_in (random, 2))
+    if (!disk->ops[i].gone &&
+        (disk->ops[i].completed || random_one_in (random, 2)))
       disk->ops[i].covered = true;
+}
+
+void
+disk_sync_fail (struct disk *disk, struct random *random)
+{
+  unsigned i;
+
+  for (i = disk->synced; i < disk->sync_start; i++)
+    disk->ops[i].gone |= random_one_in (random, 2);
+  for (i = 0; i < disk->op_count; i++)
+    disk->ops[i].covered &= i < disk->synced;
+  disk->syncing = false;
 }
 
 /* The newest version that is covered becomes durable. */
@@ -465,7 +479,8 @@ draw_fates (const struct disk *disk, struct random *random, enum fate *fates)
       fates[i] = random_one_in (random, 2) ? FATE_TORN_512 : FATE_TORN_4K;
     if (disk->ops[i].covered && !disk->syncing)
       continue;                 /* it is durable */
-    if (fates[i] != FATE_LOST && disk_keeps && !disk_keeps (i))
+    if (fates[i] != FATE_LOST &&
+        (disk->ops[i].gone || (disk_keeps && !disk_keeps (i))))
       fates[i] = FATE_LOST;
     if (fates[i] != FATE_LOST)
       sim_trace ("operation %u survives%s", i, fates[i] == FATE_KEPT ? ""

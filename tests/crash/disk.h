@@ -73,6 +73,11 @@ bool disk_is_exposed (const struct disk *disk);
 void disk_sync_begin (struct disk *disk, struct random *random);
 void disk_sync_end (struct disk *disk);
 
+/* The same, but it failed: what it was to make durable may be gone, though
+ * reads see it still; later syncs don't bring it back.
+ */
+void disk_sync_fail (struct disk *disk, struct random *random);
+
 /* ---- After a crash ---- */
 
 /* What is left, all of it durable, when the power fails now.  The disk itself

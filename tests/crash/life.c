@@ -23,7 +23,11 @@
 #define SESSIONS_MAX 4u
 #define STEPS_MAX 128u
 #define LOG_LINES 6u
+#define SYNC_FAILS 8u           /* in one of so many sessions one does */
+#define STALE_SECONDS 60.       /* no write-back for so long: much later than
+                                 * it is due, as much may come first */
 #define END_CRASH 1000u         /* the number of the one at the end */
+#define STEP_CRASH 2000u        /* and those of steps that never met one */
 
 struct life_totals life_totals;
 
@@ -51,8 +55,10 @@ static struct {
   struct random random;
   struct random crash_random;
   struct disk *disk;            /* what the session works on */
+  struct qed_image *image;      /* that is served, or NULL */
+  double dirty_since;           /* its pages; or not: -1 */
   struct disk *before;          /* the same, as it was opened */
-  struct crash crashes[CRASHES_MAX + 1];        /* and the end */
+  struct crash crashes[CRASHES_MAX + 1 + STEPS_MAX];
   unsigned crash_count;
   unsigned crashes_drawn;       /* in this session */
   unsigned crash_number;        /* of the one under way */
@@ -124,7 +130,7 @@ keeps_write (unsigned op)
 static void
 crash_now (const char *job, const char *step, unsigned number)
 {
-  struct random random = random_fork (&life.crash_random);
+  struct random random = { random_mix (life.crash_random.state) };
   struct crash *crash = &life.crashes[life.crash_count];
 
   if (number != END_CRASH &&
@@ -155,16 +161,14 @@ life_find_step (const char *job, const char *name)
   return &steps[step_count++];
 }
 
-/* The first time in a session that a step is met counts more, most of all if it
- * may be the only time, and so do moments when tables are on their way.
+/* The first time in a session that a step is met counts more, and so do moments
+ * when tables are on their way.
  */
 static uint64_t
 crash_rate (const struct life_step *step)
 {
   bool exposed = disk_is_exposed (life.disk), *met;
 
-  if (step && step->crashes == 0)
-    return 1;
   if (step) {
     met = &life.met[step - steps][exposed];
     if (!*met) {
@@ -178,19 +182,47 @@ crash_rate (const struct life_step *step)
 }
 
 static void
-crash_point (const char *job, const char *name)
+crash_maybe (const char *job, const char *name)
 {
   struct life_step *step = job ? life_find_step (job, name) : NULL;
 
   life.changed |= step && strcmp (name, "open-gate") == 0;
   if (step && strcmp (name, "clear-need-check") == 0)
     note_clean_moment ();
-  if (life.crashes_drawn == CRASHES_MAX ||
-      !random_one_in (&life.crash_random, crash_rate (step)))
-    return;
-  if (step)
-    step->crashes++;
-  crash_now (job, name, life.crashes_drawn++);
+  if (life.crashes_drawn < CRASHES_MAX &&
+      random_one_in (&life.crash_random, crash_rate (step))) {
+    if (step)
+      step->crashes++;
+    crash_now (job, name, life.crashes_drawn++);
+  }
+  else if (step && step->crashes == 0) {
+    step->crashes++;            /* it may be the only time */
+    crash_now (job, name, STEP_CRASH + (unsigned) (step - steps));
+  }
+}
+
+/* O2: dirty pages don't stay so for long. */
+static void
+judge_dirty (bool written_back)
+{
+  struct metadata *md = &life.image->metadata;
+
+  if (written_back || life.image->closing || sim_storage_sync_failed ||
+      metadata_dirty (md, METADATA_L1) + metadata_dirty (md, METADATA_L2) == 0)
+    life.dirty_since = -1;
+  else if (life.dirty_since < 0)
+    life.dirty_since = sim_now ();
+  else if (sim_now () - life.dirty_since > STALE_SECONDS)
+    sim_violation ("pages have been dirty for %g seconds",
+                   sim_now () - life.dirty_since);
+}
+
+static void
+crash_point (const char *job, const char *name)
+{
+  if (life.image)
+    judge_dirty (job && strcmp (name, "copy-l2") == 0);
+  crash_maybe (job, name);
 }
 
 /* ---- A session ---- */
@@ -271,15 +303,22 @@ serve (struct random *random)
   int r;
 
   open_image (&workload, random);
+  if (random_one_in (random, SYNC_FAILS))
+    sim_storage_sync_fails = (unsigned) random_between (random, 1, 20);
+  life.image = workload.image;
+  life.dirty_since = -1;
   workload_run (&workload);
-  if (!qed_writable (workload.image))
+  life.image = NULL;
+  if (!qed_writable (workload.image) && !sim_storage_sync_failed)
     sim_violation ("a good image is refused for writing");
   sim_trace ("close");
   closing = sim_ticks ();
   r = qed_close (workload.image);
-  if (r < 0)
+  if (r < 0 && !sim_storage_sync_failed)
     sim_violation ("closing the image failed: %s", strerror (-r));
-  promise_flushed (&life.promise, closing);
+  if (r == 0)
+    promise_flushed (&life.promise, closing);
+  sim_storage_sync_fails = 0;
   sim_trace ("closed");
 }
 
@@ -293,7 +332,7 @@ session_fiber (void *arg)
   struct random *random = arg;
 
   serve (random);
-  if (random_one_in (random, 3)) {
+  if (!sim_storage_sync_failed && random_one_in (random, 3)) {
     sim_trace ("handed over");
     serve (random);
   }
@@ -327,6 +366,7 @@ run_session (void)
              life.shape.image_size, disk_length (life.disk));
   sim_at = crash_point;
   sim_storage_reused = 0;
+  sim_storage_sync_failed = false;
   sim_run (&schedule, life.reshape.kind == RESHAPE_NOT ? session_fiber
            : reshape_fiber, &random);
   life_totals.reused += sim_storage_reused;
@@ -338,6 +378,9 @@ run_session (void)
 static void
 judge (struct disk *disk, const struct verdict *verdict, struct walk *walk)
 {
+  struct random random = { random_mix (life.seed ^ verdict->time << 32) };
+  uint64_t ticks = sim_ticks ();
+  double now = sim_now ();
   bool tracing = sim_tracing;
 
   life_totals.states++;
@@ -345,8 +388,9 @@ judge (struct disk *disk, const struct verdict *verdict, struct walk *walk)
   walk_image (disk, walk);
   judge_state (disk, walk, &life.promise, verdict);
   sim_tracing = false;          /* the session's is what matters */
-  judge_engine (disk, walk, &life.promise, &life.random);
+  judge_engine (disk, walk, &life.promise, &random);
   sim_tracing = tracing;
+  sim_turn_back (ticks, now);   /* how many are judged changes nothing */
   life.where = NULL;
 }
 
@@ -384,19 +428,23 @@ static void
 judge_end (void)
 {
   struct verdict verdict = {
-    .what = "the end", .time = sim_ticks (), .clean = true, .running = true,
+    .what = "the end", .time = sim_ticks (),
+    .clean = !sim_storage_sync_failed, .running = !sim_storage_sync_failed,
     .reference = &life.references[life.reference_count - 1],
   };
+  struct disk *copy = disk_kill (life.disk);    /* it may be repaired */
   struct walk walk;
 
   expect_sizes (&verdict, true);
-  judge (life.disk, &verdict, &walk);
-  judge_closed (life.disk, &walk, life.before, &life.references[0],
-                life.changed);
+  judge (copy, &verdict, &walk);
+  disk_destroy (copy);
+  if (verdict.clean)
+    judge_closed (life.disk, &walk, life.before, &life.references[0],
+                  life.changed);
   walk_destroy (&walk);
 
   crash_now (NULL, "the end", END_CRASH);
-  judge_crash (&life.crashes[life.crash_count - 1], true);
+  judge_crash (&life.crashes[life.crash_count - 1], verdict.clean);
 }
 
 /* The next session goes on from there: what is there now is what was there

@@ -360,11 +360,9 @@ crash_point (const char *job, const char *step)
 {
   struct random random;
   struct life_step *of = job ? life_find_step (job, step) : NULL;
-  uint64_t rate = disk_is_exposed (life.disk) ? life.crash_rate / 20
+  uint64_t rate = of || disk_is_exposed (life.disk) ? life.crash_rate / 20
     : life.crash_rate;
 
-  if (of && of->crashes == 0)
-    rate = 1;
   if (life.crash_count == life.crash_max ||
       !random_one_in (&life.crash_random, rate))
     return;

@@ -312,6 +312,14 @@ sim_reset (void)
 }
 
 void
+sim_turn_back (uint64_t ticks, double now)
+{
+  assert (sched.self == NULL);
+  sched.ticks = ticks;
+  sched.now = now;
+}
+
+void
 sim_run (const struct random *random, void (*run) (void *arg), void *arg)
 {
   static const uint64_t paces[] = { 1000, 1000, 10000, 100000 };

@@ -35,6 +35,8 @@ struct sim_storage {
 struct disk *sim_storage_disk;
 struct disk *sim_storage_backing_disk;
 uint64_t sim_storage_reused;
+unsigned sim_storage_sync_fails;
+bool sim_storage_sync_failed;
 
 static struct sim_storage *
 sim_of (struct storage *s)
@@ -278,6 +280,13 @@ sim_sync (struct storage *s)
   disk_sync_begin (sim->disk, &sim->random);
   sim_yield ("syncing");
   sim_yield ("syncing");
+  if (sim->disk == sim_storage_disk && sim_storage_sync_fails > 0 &&
+      --sim_storage_sync_fails == 0) {
+    disk_sync_fail (sim->disk, &sim->random);
+    sim_storage_sync_failed = true;
+    sim_trace ("sync fails");
+    return -EIO;
+  }
   disk_sync_end (sim->disk);
   sim_trace ("sync ends");
   sim_yield ("sync-done");

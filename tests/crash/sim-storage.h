@@ -30,4 +30,10 @@ extern struct disk *sim_storage_disk;
 /* How many freed clusters, or neighbours of them, were written to again. */
 extern uint64_t sim_storage_reused;
 
+/* Of the syncs of sim_storage_disk from now on this one fails; 0: none.  When
+ * it has, the other is set.
+ */
+extern unsigned sim_storage_sync_fails;
+extern bool sim_storage_sync_failed;
+
 #endif /* CRASH_SIM_STORAGE_H */

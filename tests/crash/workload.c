@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "reduce.h"
+#include "sim-storage.h"
 #include "sim.h"
 #include "stamp.h"
 #include "workload.h"
@@ -55,6 +56,14 @@ workload_request (struct qed_image *image, struct qed_request *request,
     woken = false;
   }
   return r;
+}
+
+/* Whether a change or a flush may fail like that. */
+static bool
+may_fail (const struct workload *workload, int r)
+{
+  return r == -ECANCELED || (r == -ENOSPC && workload->may_fill) ||
+    (r == -EIO && sim_storage_sync_failed);
 }
 
 /* A client that goes away, now and then. */
@@ -159,7 +168,7 @@ do_write (struct caller *caller)
   sim_trace ("write %" PRIu32 ": %s", number, r < 0 ? strerror (-r) : "done");
   if (r == 0)
     promise_written (workload->promise, number, flags & QED_FUA);
-  else if (r != -ECANCELED && !(r == -ENOSPC && workload->may_fill))
+  else if (!may_fail (workload, r))
     sim_violation ("write %" PRIu32 " failed: %s", number, strerror (-r));
   free (buf);
 }
@@ -243,7 +252,7 @@ do_discard (struct caller *caller)
              r < 0 ? strerror (-r) : "done");
   for (i = 0; r == 0 && i < n; i++)
     promise_written (workload->promise, numbers[i], flags & QED_FUA);
-  if (r < 0 && r != -ECANCELED && !(r == -ENOSPC && workload->may_fill))
+  if (r < 0 && !may_fail (workload, r))
     sim_violation ("%s %" PRIu32 " failed: %s", what->name, numbers[0],
                    strerror (-r));
 }
@@ -302,7 +311,7 @@ do_flush (struct caller *caller)
   sim_trace ("flush: %s", r < 0 ? strerror (-r) : "done");
   if (r == 0)
     promise_flushed (workload->promise, start);
-  else if (r != -ECANCELED)
+  else if (!may_fail (workload, r))
     sim_violation ("a flush failed: %s", strerror (-r));
 }
 
@@ -310,8 +319,9 @@ do_flush (struct caller *caller)
 static void
 do_idle (struct caller *caller)
 {
-  double until = sim_now () + (double) random_below (&caller->random, 8000) /
-    1e3;
+  uint64_t most = random_one_in (&caller->random, 8) ? 100000 : 8000;
+  double until = sim_now () +
+    (double) random_below (&caller->random, most) / 1e3;
 
   sim_trace ("idle");
   while (sim_now () < until)
