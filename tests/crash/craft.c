@@ -410,7 +410,7 @@ make_header (struct draft *draft, uint32_t header_size)
     buf[i] = (unsigned char) random_next (draft->random);
   if (shape->backing_sectors > 0) {
     header.features = QED_F_BACKING_FILE;
-    if (random_one_in (draft->random, 2))
+    if (random_one_in (draft->random, 2) && !stamp_backing.is_qed)
       header.features |= QED_F_BACKING_FORMAT_NO_PROBE;
     header.backing_filename_size = strlen (SIM_STORAGE_BACKING);
     header.backing_filename_offset = (uint32_t)

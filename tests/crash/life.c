@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "beneath.h"
 #include "craft.h"
 #include "image.h"
 #include "judge.h"
@@ -361,9 +362,10 @@ run_session (void)
   life.resized |= life.reshape.kind == RESHAPE_SIZE;
   if (life.reshape.kind == RESHAPE_SIZE)
     life.crash_rate = 40;       /* it is short */
-  sim_trace ("--- session %u: %s, image size 0x%" PRIx64 ", file 0x%" PRIx64,
+  sim_trace ("--- session %u: %s%s, image size 0x%" PRIx64 ", file 0x%" PRIx64,
              life.session, geometry_names[life.geometry],
-             life.shape.image_size, disk_length (life.disk));
+             stamp_backing.is_qed ? " over QED" : "", life.shape.image_size,
+             disk_length (life.disk));
   sim_at = crash_point;
   sim_storage_reused = 0;
   sim_storage_sync_failed = false;
@@ -522,6 +524,8 @@ life_run (uint64_t seed, int geometry, int backing, bool reshape)
   if (geometry >= 0)
     life.geometry = (unsigned) geometry;
   craft_shape (&life.shape, life.geometry, backing, &life.random);
+  if (random_one_in (&life.random, 2))
+    beneath_make (&life.shape);
   promise_init (&life.promise);
   go_on_from (craft_image (&life.shape, &life.promise, &life.random));
   sessions = (unsigned) random_between (&life.random, 1, SESSIONS_MAX);
@@ -530,6 +534,7 @@ life_run (uint64_t seed, int geometry, int backing, bool reshape)
     end_session ();
   }
   disk_destroy (life.disk);
+  beneath_drop ();
   promise_destroy (&life.promise);
   free (life.references);
   life_totals.lives++;

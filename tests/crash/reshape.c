@@ -92,6 +92,8 @@ draw_rebase (struct reshape *reshape, const struct shape *shape,
     : QED_REBASE_PROBE;
   if (which == 0)
     return;
+  if (which == 1 && stamp_backing.is_qed)
+    reshape->rebase.format = QED_REBASE_PROBE;
   strcpy (reshape->name, SIM_STORAGE_DIR);
   for (i = 0; i < n; i++)
     strcat (reshape->name, "./");

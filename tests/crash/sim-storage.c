@@ -34,6 +34,7 @@ struct sim_storage {
 
 struct disk *sim_storage_disk;
 struct disk *sim_storage_backing_disk;
+struct disk *sim_storage_below_disk;
 uint64_t sim_storage_reused;
 unsigned sim_storage_sync_fails;
 bool sim_storage_sync_failed;
@@ -428,14 +429,22 @@ storage_file_open_fd (int fd, const char *path,
                       const struct qed_options *options,
                       struct storage **storage)
 {
-  struct sim_backing *backing = calloc (1, sizeof *backing);
+  enum stamp_file file = strcmp (path, SIM_STORAGE_BACKING) == 0
+    ? STAMP_FIRST_FILE : STAMP_SECOND_FILE;
+  struct random random = { sim_ticks () };
+  struct sim_backing *backing;
 
   (void) options;
   close (fd);
+  if (file == STAMP_FIRST_FILE && sim_storage_below_disk) {
+    *storage = sim_storage_open (sim_storage_below_disk, &random);
+    (*storage)->read_only = true;
+    return 0;
+  }
+  backing = calloc (1, sizeof *backing);
   if (backing == NULL)
     return -ENOMEM;
-  backing->file = strcmp (path, SIM_STORAGE_BACKING) == 0
-    ? STAMP_FIRST_FILE : STAMP_SECOND_FILE;
+  backing->file = file;
   backing->storage.ops = &backing_ops;
   backing->storage.read_only = true;
   *storage = &backing->storage;

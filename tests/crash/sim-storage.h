@@ -27,6 +27,9 @@ struct storage *sim_storage_open (struct disk *disk, struct random *random);
 extern struct disk *sim_storage_backing_disk;
 extern struct disk *sim_storage_disk;
 
+/* The QED image that the first one is as a backing file; NULL: it is raw. */
+extern struct disk *sim_storage_below_disk;
+
 /* How many freed clusters, or neighbours of them, were written to again. */
 extern uint64_t sim_storage_reused;
 

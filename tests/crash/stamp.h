@@ -34,6 +34,7 @@ enum stamp_file { STAMP_NO_FILE, STAMP_FIRST_FILE, STAMP_SECOND_FILE };
 struct stamp_backing {
   uint64_t sectors;             /* the first one's length; 0: there was none */
   uint64_t second_sectors;
+  bool is_qed;                  /* the first one: see beneath.h */
   uint64_t one_in;              /* one in so many blocks isn't zeros, */
   struct {
     uint64_t from, to;          /* sectors */
