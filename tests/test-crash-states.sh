@@ -36,3 +36,18 @@ comm -23 "$tmpdir/tables" "$tmpdir/met" > "$tmpdir/missed"
 echo "power failed before each of $(wc -l < "$tmpdir/tables") steps"
 
 "$crash_test" --self-test
+
+# What a failing seed prints is one command that fails as well, of a few
+# requests, without what isn't needed.
+if "$crash_test" --leave-out flush:sync --states 500 2> "$tmpdir/failed"; then
+    fail "a missing sync was not noticed"
+fi
+command=$(sed -n 's/.*to reproduce: crash-test //p' "$tmpdir/failed" | tail -n 1)
+grep -q -e "--only r[1-9][^ ]*" <<< "$command" ||
+    { cat "$tmpdir/failed"; fail "the failing life was not made small"; }
+if "$crash_test" $command > "$tmpdir/small" 2>&1; then
+    fail "this does not fail: crash-test $command"
+fi
+grep -q VIOLATION "$tmpdir/small" || fail "no violation: crash-test $command"
+[ "$(grep -c ' caller[0-9] .*: done$' "$tmpdir/small")" -le 3 ] ||
+    fail "too many requests are left: crash-test $command"

@@ -14,6 +14,7 @@
 #include "life.h"
 #include "reduce.h"
 #include "repair-life.h"
+#include "serve-on.h"
 #include "sim-storage.h"
 #include "sim.h"
 #include "stamp.h"
@@ -23,6 +24,7 @@
 #define DEPTH_MAX 2u            /* repairs of what a crash in a repair left */
 #define DAMAGES_MAX 8u
 #define READERS 2u
+#define SERVED_ON 3u            /* one in so many repaired images */
 
 /* A cluster of the guest's disk, and the one that it is to read as; both are
  * the same where nothing was planted.
@@ -47,6 +49,7 @@ static struct {
   unsigned crashes_drawn;       /* in the whole life */
   unsigned depth;
   bool online;                  /* that repair */
+  struct served served;         /* what was written after it */
   char where[64];               /* of the last crash */
   char damage[256];
 } life;
@@ -104,7 +107,8 @@ judge_cluster (const struct disk *disk, const struct walk *walk,
   for (s = 0; s < per_cluster; s++) {
     is = walk_sector (disk, walk, e->cluster * per_cluster + s);
     was = walk_sector (life.before, &life.walk, e->source * per_cluster + s);
-    if (memcmp (is ? is : zeros, was ? was : zeros, SECTOR) != 0)
+    if (served_find (&life.served, e->cluster * per_cluster + s) == 0 &&
+        memcmp (is ? is : zeros, was ? was : zeros, SECTOR) != 0)
       sim_violation ("repaired: guest cluster 0x%" PRIx64 " is not as it was: "
                      "sector %" PRIu64 " holds %s", e->cluster, s,
                      is ? stamp_to_text (is) : "zeros");
@@ -145,6 +149,30 @@ judge_repaired (const struct disk *disk)
   for (i = 0; i < life.count; i++)
     judge_cluster (disk, &walk, &life.expected[i]);
   walk_destroy (&walk);
+}
+
+static void
+judge_served_on (struct disk *disk)
+{
+  const struct served *served = &life.served;
+  const unsigned char *is;
+  struct walk walk;
+  unsigned i;
+
+  serve_on (disk, &life.shape, &life.random, &life.served);
+  walk_image (disk, &walk);
+  for (i = 0; i < served->count; i++) {
+    is = walk_sector (disk, &walk, served->writes[i].sector);
+    if (stamp_read (is, served->writes[i].sector) !=
+        served->writes[i].number)
+      sim_violation ("served on: sector 0x%" PRIx64 " holds %s",
+                     served->writes[i].sector,
+                     is ? stamp_to_text (is) : "zeros");
+  }
+  walk_destroy (&walk);
+  life.online = true;           /* it may have gaps now */
+  judge_repaired (disk);
+  life.served.count = 0;
 }
 
 /* ---- Damage ---- */
@@ -574,6 +602,8 @@ repair (struct disk *disk, unsigned depth)
   sim_at = NULL;
   if (done)
     judge_repaired (disk);
+  if (done && random_one_in (&life.random, SERVED_ON))
+    judge_served_on (disk);
   disk_destroy (disk);
   n = life.crash_count;
   memcpy (crashes, life.crashes, sizeof crashes);
