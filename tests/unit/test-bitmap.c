@@ -143,6 +143,7 @@ test_empty (void **state)
   assert_false (bitmap_test (&bitmap, 0));
   assert_false (bitmap_test (&bitmap, UINT64_MAX));
   bitmap_clear (&bitmap, 17);
+  assert_false (bitmap_add_quickly (&bitmap, 17));
   assert_true (bitmap.count == 0);
   assert_true (bitmap_next_clear (&bitmap, 5, 5) == 5);
   assert_true (bitmap_next_clear (&bitmap, 5, UINT64_MAX) == 5);

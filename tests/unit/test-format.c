@@ -489,6 +489,39 @@ test_entry_text (void **state)
                                format_entry_to_text (b));
   assert_string_equal (format_entry_to_text (FORMAT_MISALIGNED),
                        "misaligned");
+  assert_string_equal (format_entry_to_text (FORMAT_PAST_END + 1), "unknown");
+}
+
+/* ---- Backing names ---- */
+
+static void
+test_backing_kind (void **state)
+{
+  static const struct {
+    const char *name;
+    int result;
+  } names[] = {
+    { "file.qed", 0 },
+    { "./nbd:thing", 0 },
+    { ":x", 0 },
+    { "nbd://host/export", 0 },
+    { "nbd+unix:///?socket=/run/sock", 0 },
+    { "nbd+unix:///?socket=%2Frun%2fsock", 0 },
+    { "nbd+unix:///?socket=sock", -EINVAL },
+    { "nbds://host/?a=b&tls-certificates=pki", -EINVAL },
+    { "nbds://host/?tls-certificates=/pki;tls-psk-file=keys", -EINVAL },
+    { "nbds://host/?other=file", 0 },
+    { "nbd:host:10809", -ENOTSUP },
+    { "json:{}", -ENOTSUP },
+    { "C:disk", -ENOTSUP },
+  };
+  char error[FORMAT_ERROR_SIZE];
+  size_t i;
+
+  (void) state;
+  for (i = 0; i < sizeof names / sizeof names[0]; i++)
+    if (format_check_backing_kind (names[i].name, error) != names[i].result)
+      fail_msg ("%s is taken otherwise", names[i].name);
 }
 
 int
@@ -510,6 +543,7 @@ main (void)
     cmocka_unit_test (test_classify_l1),
     cmocka_unit_test (test_classify_l2),
     cmocka_unit_test (test_entry_text),
+    cmocka_unit_test (test_backing_kind),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -431,6 +431,24 @@ test_no_change (void **state)
   assert_true (before.st_size == after.st_size);
 }
 
+/* A cache that is too small is refused, before anything else is looked at. */
+static void
+test_small_cache (void **state)
+{
+  struct qed_options options;
+  struct qed_image *none = NULL;
+
+  (void) state;
+  qed_options_init (&options);
+  options.path = "/nowhere";
+  options.log.fn = log_quietly;
+  options.metadata_cache = QED_METADATA_CACHE_MIN - 1;
+  assert_int_equal (qed_open (&options, &none), -EINVAL);
+  assert_null (none);
+  options.metadata_cache++;
+  assert_int_equal (qed_open (&options, &none), -ENOENT);
+}
+
 int
 main (void)
 {
@@ -441,6 +459,7 @@ main (void)
     TEST (test_same_cluster),
     TEST (test_same_cluster_used_before),
     TEST (test_random),
+    cmocka_unit_test (test_small_cache),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -510,6 +510,19 @@ test_ends_early (void **state)
   assert_int_equal (close_image (), 0);
 }
 
+static void
+test_outside (void **state)
+{
+  (void) state;
+  open_to_map ();
+  assert_int_equal (map (0, IMAGE_SIZE + 1), -EINVAL);
+  assert_int_equal (map (1, IMAGE_SIZE), -EINVAL);
+  assert_int_equal (map (UINT64_MAX, 2), -EINVAL);
+  assert_int_equal (found_n, 0);
+  assert_int_equal (map (IMAGE_SIZE, 0), 0);
+  assert_int_equal (close_image (), 0);
+}
+
 /* Each page of the tables is read once or twice, and missing ones never. */
 static void
 test_cheap (void **state)
@@ -560,6 +573,7 @@ main (void)
     FAKE_IMAGE_TEST (test_shared_table),
     FAKE_IMAGE_TEST (test_unreadable),
     FAKE_IMAGE_TEST (test_ends_early),
+    FAKE_IMAGE_TEST (test_outside),
     FAKE_IMAGE_TEST (test_cheap),
   };
 

@@ -244,6 +244,27 @@ test_dirty_stays (void **state)
   expect_entry (key_in_set (0), 0, 0xabc000);
 }
 
+/* What differs from the disk is not forgotten, nor what is being written. */
+static void
+test_forget (void **state)
+{
+  (void) state;
+  assert_int_equal (load (key_in_set (0)), 0);
+  assert_int_equal (load (key_in_set (1)), 0);
+  change (key_in_set (0), 0, 0xabc000);
+  assert_int_equal (metadata_forget (&md), -EBUSY);
+  assert_true (cached (key_in_set (1)));
+  metadata_copy_dirty (&md, METADATA_L2, 1, &batch);
+  assert_int_equal (metadata_forget (&md), -EBUSY);
+  assert_true (cached (key_in_set (0)));
+  write_batch ();
+  metadata_batch_done (&md, &batch, true);
+  assert_int_equal (metadata_forget (&md), 0);
+  assert_false (cached (key_in_set (0)));
+  assert_int_equal (load (key_in_set (0)), 0);
+  expect_entry (key_in_set (0), 0, 0xabc000);
+}
+
 /* Those longest dirty are copied first, sorted by their place; L1 and L2
  * apart.
  */
@@ -536,6 +557,7 @@ main (void)
     TEST (test_evict),
     TEST (test_second_chance),
     TEST (test_dirty_stays),
+    TEST (test_forget),
     TEST (test_copy_order),
     TEST (test_change_while_writing),
     TEST (test_write_failed),

@@ -178,6 +178,27 @@ test_orphans (void **state)
   assert_true (fake_peek64 (fake, TABLE + 8 * 5) >= FIRST + 4 * CLUSTER);
 }
 
+/* More pages have to change than the cache holds: it goes on in turns. */
+static void
+test_small_cache (void **state)
+{
+  unsigned i;
+
+  (void) state;
+  format_image (QED_F_NEED_CHECK, 0);
+  fake->length = TABLE + TABLES * CLUSTER;
+  for (i = 0; i < TABLES; i++) {
+    fake_poke64 (fake, AT_L1 + i * 8, TABLE + i * CLUSTER);
+    fake_poke64 (fake, TABLE + i * CLUSTER + 8, BEYOND + i * CLUSTER);
+  }
+  start_image ();
+  assert_int_equal (sync_request (image, QED_OP_CLEAN, NULL, 0, 0, 0), 0);
+  for (i = 0; i < TABLES; i++)
+    assert_true (fake_peek64 (fake, TABLE + i * CLUSTER + 8) == 0);
+  assert_int_equal (close_image (), 0);
+  assert_false (need_check ());
+}
+
 int
 main (void)
 {
@@ -187,6 +208,7 @@ main (void)
     FAKE_IMAGE_TEST (test_read_again),
     FAKE_IMAGE_TEST (test_leaks),
     FAKE_IMAGE_TEST (test_orphans),
+    FAKE_IMAGE_TEST (test_small_cache),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
