@@ -31,6 +31,33 @@ static struct storage sock;
 static unsigned char content[LENGTH], model[LENGTH];
 static int length_error;
 
+/* ---- Memory ---- */
+
+/* So many allocations of the engine pass, then one fails. */
+static unsigned allocations = UINT32_MAX;
+
+static bool
+fails (void)
+{
+  return allocations != UINT32_MAX && allocations-- == 0;
+}
+
+void *__real_malloc (size_t n);
+void *__wrap_malloc (size_t n);
+void *
+__wrap_malloc (size_t n)
+{
+  return fails () ? NULL : __real_malloc (n);
+}
+
+void *__real_calloc (size_t n, size_t size);
+void *__wrap_calloc (size_t n, size_t size);
+void *
+__wrap_calloc (size_t n, size_t size)
+{
+  return fails () ? NULL : __real_calloc (n, size);
+}
+
 /* The next 'times' fetches of this kind fail. */
 static struct {
   enum fetch_op op;
@@ -70,7 +97,7 @@ describe (struct fetch *fetch)
 
   if (fetch->count > told_at_most)
     end = fetch->offset + told_at_most;
-  fetch->extents = calloc (100, sizeof *fetch->extents);
+  fetch->extents = __real_calloc (100, sizeof *fetch->extents);
   assert_non_null (fetch->extents);
   for (; at < end; at = to, piece += piece->kib > 0) {
     to = piece->kib > 0 ? at + piece->kib * KIB : end;
@@ -105,7 +132,7 @@ carry_out (struct fetch *fetch)
   }
   switch (fetch->op) {
   case FETCH_READ:
-    fetch->data = fetch->buf = malloc (fetch->count);
+    fetch->data = fetch->buf = __real_malloc (fetch->count);
     assert_non_null (fetch->buf);
     memcpy (fetch->data, content + fetch->offset, fetch->count);
     break;
@@ -187,6 +214,27 @@ expect_content (void)
 }
 
 static unsigned char noise[8192];
+
+/* Each allocation fails in turn: -ENOMEM each time, until there are no more
+ * and it ends well.
+ */
+static void
+expect_no_memory (int (*run_it) (void), unsigned at_least)
+{
+  unsigned n;
+  int r;
+
+  for (n = 0; ; n++) {
+    allocations = n;
+    r = run_it ();
+    if (allocations != UINT32_MAX)
+      break;
+    assert_int_equal (r, -ENOMEM);
+  }
+  allocations = UINT32_MAX;
+  assert_int_equal (r, 0);
+  assert_in_range (n, at_least, 20);
+}
 
 /* ---- Plain calls ---- */
 
@@ -523,6 +571,61 @@ test_loop_changes (void **state)
   expect_content ();
 }
 
+/* ---- Without memory ---- */
+
+static int
+read_part (void)
+{
+  unsigned char buf[512];
+
+  return fetch_pread (&sock, buf, 512, 0);
+}
+
+static int
+write_part (void)
+{
+  struct iovec iov = { noise, 100 };
+
+  return fetch_pwritev (&sock, &blocks, &iov, 1, 8 * BLOCK + 100);
+}
+
+static int
+loop_read (void)
+{
+  unsigned char buf[512];
+
+  return run_range (STORAGE_READ, buf, 0, 512);
+}
+
+static int
+loop_write (void)
+{
+  return run_range (STORAGE_WRITE, noise, 8, 64);
+}
+
+static int
+loop_zero (void)
+{
+  return run_range (STORAGE_ZERO, NULL, 0, BLOCK);
+}
+
+static void
+test_no_memory (void **state)
+{
+  (void) state;
+  expect_no_memory (write_part, 4);
+  expect_no_memory (loop_read, 1);
+  expect_no_memory (loop_write, 2);
+  expect_no_memory (loop_zero, 1);
+  expect_no_memory (read_part, 1);
+  allocations = 0;
+  fetch_prefetch (&sock, 0, 512);       /* then it is left out */
+  assert_int_equal (calls[FETCH_CACHE], 0);
+  allocations = UINT32_MAX;
+  fetch_prefetch (&sock, 0, 512);
+  assert_int_equal (calls[FETCH_CACHE], 1);
+}
+
 static int
 setup_all (void **state)
 {
@@ -550,6 +653,7 @@ main (void)
     TEST (test_loop_data),
     TEST (test_loop_data_errors),
     TEST (test_loop_changes),
+    TEST (test_no_memory),
   };
 
   return cmocka_run_group_tests (tests, setup_all, NULL);

@@ -94,6 +94,48 @@ __wrap_loop_timer_destroy (struct loop *loop, struct loop_timer *timer)
   assert_false (timer_runs);
 }
 
+/* ---- Memory ------------------------------------------------------------ */
+
+/* So many allocations of the engine pass, then one fails. */
+static unsigned allocations = UINT32_MAX;
+
+static bool
+fails (void)
+{
+  return allocations != UINT32_MAX && allocations-- == 0;
+}
+
+void *__real_calloc (size_t n, size_t size);
+void *__wrap_calloc (size_t n, size_t size);
+void *
+__wrap_calloc (size_t n, size_t size)
+{
+  return fails () ? NULL : __real_calloc (n, size);
+}
+
+char *__real_strdup (const char *string);
+char *__wrap_strdup (const char *string);
+char *
+__wrap_strdup (const char *string)
+{
+  return fails () ? NULL : __real_strdup (string);
+}
+
+int __wrap_asprintf (char **p, const char *format, ...);
+int
+__wrap_asprintf (char **p, const char *format, ...)
+{
+  va_list ap;
+  int r;
+
+  if (fails ())
+    return -1;
+  va_start (ap, format);
+  r = vasprintf (p, format, ap);
+  va_end (ap);
+  return r;
+}
+
 /* ---- The commands ------------------------------------------------------ */
 
 #define SENT_MAX 200u
@@ -463,6 +505,153 @@ test_unreachable (void **state)
   assert_int_equal (storage_nbd_open ("nbd://there/", "above.qed", 0, &say,
                                       &none), -ECONNREFUSED);
   expect_said ("above.qed: cannot connect to the backing file nbd://there/");
+}
+
+static void
+test_no_memory (void **state)
+{
+  struct storage *none;
+  int i;
+
+  (void) state;
+  for (i = 0; i < 3; i++) {
+    allocations = i;
+    assert_int_equal (storage_nbd_open ("nbd://there/", i == 1 ? "above" : NULL,
+                                        0, &say, &none), -ENOMEM);
+    expect_said (i == 1 ? "above: out of memory" : "nbd://there/: out of mem");
+  }
+  allocations = UINT32_MAX;
+}
+
+/* ---- What for ---------------------------------------------------------- */
+
+static int
+open_as (const struct qed_options *how)
+{
+  int r = storage_open (how, &storage);
+
+  s = (struct storage_nbd *) storage;
+  if (r == 0) {
+    storage->ops->close (storage);
+    storage = NULL;
+  }
+  return r;
+}
+
+/* An export is an image's file only where that is meant, and a guest's disk is
+ * none.
+ */
+static void
+test_purposes (void **state)
+{
+  struct qed_options how;
+
+  (void) state;
+  qed_options_init (&how);
+  how.path = "nbd://there/";
+  how.log = say;
+  assert_int_equal (open_as (&how), -EOPNOTSUPP);
+  expect_said ("can be checked, repaired and served from here");
+  how.examine = true;
+  assert_int_equal (open_as (&how), -EINVAL);
+  expect_said ("without --raw-image");
+  how.read_only = true;
+  assert_int_equal (open_as (&how), 0);
+  server.guest_disk = true;
+  assert_int_equal (open_as (&how), -EINVAL);
+  expect_said ("its content is the guest's");
+  how.raw_image = true;
+  assert_int_equal (open_as (&how), 0);
+  server.guest_disk = how.read_only = false;
+  assert_int_equal (open_as (&how), 0);
+  expect_said ("has no locks");
+  server.read_only = true;
+  assert_int_equal (open_as (&how), -EROFS);
+  how.examine = how.raw_image = false;
+  how.remote = true;
+  assert_int_equal (open_as (&how), 0); /* to be served, read-only */
+  how.need_write = true;
+  assert_int_equal (open_as (&how), -EROFS);
+  connect_error = -ECONNREFUSED;
+  assert_int_equal (open_as (&how), -ECONNREFUSED);
+}
+
+static void
+expect_advice (const char *uri, int error, const char *message,
+               const char *advice)
+{
+  const char *said_now = storage_nbd_advice (uri, error, message);
+
+  if (advice == NULL)
+    assert_string_equal (said_now, "");
+  else
+    assert_non_null (strstr (said_now, advice));
+}
+
+static void
+test_advice (void **state)
+{
+  (void) state;
+  expect_advice ("nbd://h/", -ECONNREFUSED, "", "listens there");
+  expect_advice ("nbd://h/", -ETIMEDOUT, "", "no firewall");
+  expect_advice ("nbd://h/", -ENOENT, "", "which exports");
+  expect_advice ("nbd://h/", -ENOTSUP, "", "use nbds://");
+  expect_advice ("nbds://h/", -ENOTSUP, "", "use nbd://");
+  expect_advice ("nbds://h/", -EIO, "gnutls: tls alert", "knows the key");
+  expect_advice ("nbds://h/", -EIO, "other", NULL);
+  expect_advice ("nbd://h/", -EIO, "gnutls: tls alert", NULL);
+}
+
+/* A new image on an export overwrites it. */
+static void
+test_create (void **state)
+{
+  struct qed_create_options create;
+
+  (void) state;
+  answers = true;
+  qed_create_options_init (&create);
+  create.path = "nbd://there/";
+  create.size = 100 * MIB;
+  create.log = say;
+  assert_int_equal (qed_create (&create), -EEXIST);
+  expect_said ("with --force");
+  create.force = true;
+  create.backing = "base";
+  create.backing_raw = true;
+  assert_int_equal (qed_create (&create), -EINVAL);
+  expect_said ("can't have a backing file");
+  create.backing = NULL;
+  create.backing_raw = false;
+  connect_error = -ECONNREFUSED;
+  assert_int_equal (qed_create (&create), -ECONNREFUSED);
+  connect_error = 0;
+  server.guest_disk = true;
+  assert_int_equal (qed_create (&create), -EINVAL);
+  expect_said ("nothing is written to it");
+  server.guest_disk = false;
+  server.size = 65536;
+  assert_int_equal (qed_create (&create), -ENOSPC);
+  expect_said ("an empty image of this geometry takes");
+  server.size = SIZE;
+  answer_error = -ENOSPC;
+  assert_int_equal (qed_create (&create), -ENOSPC);
+  answer_error = 0;
+  assert_int_equal (qed_create (&create), 0);
+}
+
+static void
+test_info (void **state)
+{
+  struct qed_info info;
+
+  (void) state;
+  answers = true;
+  assert_int_equal (qed_info_read ("nbd://there/", &say, &info), -EINVAL);
+  expect_said ("not a QED image");
+  connect_error = -ECONNREFUSED;
+  assert_int_equal (qed_info_read ("nbd://there/", &say, &info),
+                    -ECONNREFUSED);
 }
 
 /* ---- Before there is a loop -------------------------------------------- */
@@ -1005,6 +1194,11 @@ main (void)
     TEST (test_holes_unknown),
     TEST (test_not_writable),
     TEST (test_unreachable),
+    TEST (test_no_memory),
+    TEST (test_purposes),
+    TEST (test_advice),
+    TEST (test_create),
+    TEST (test_info),
     TEST (test_plain_calls),
     TEST (test_plain_loss),
     TEST (test_plain_errors),
