@@ -6,6 +6,7 @@
  * the next ones can be made to fail.
  */
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -21,6 +22,7 @@
 #include <cmocka.h>
 
 #include <linux/fs.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -126,6 +128,9 @@ REAL_AND_WRAP (off_t, lseek, int fd, off_t offset, int whence)
 /* A lie: it is a block device, of 1 MiB. */
 static bool are_devices;
 
+/* As some file systems do: stat says another device than /proc. */
+static bool are_elsewhere;
+
 REAL_AND_WRAP (int, fstat, int fd, struct stat *st)
 {
   int r;
@@ -140,6 +145,8 @@ REAL_AND_WRAP (int, fstat, int fd, struct stat *st)
   r = __real_fstat (fd, st);
   if (are_devices)
     st->st_mode = (st->st_mode & ~(mode_t) S_IFMT) | S_IFBLK;
+  if (are_elsewhere)
+    st->st_dev += 7;
   return r;
 }
 
@@ -162,6 +169,45 @@ __wrap_fcntl (int fd, int command, struct flock *lock)
 {
   return is_due (command == F_OFD_SETLK ? "setlk" : "getlk")
     ? -1 : __real_fcntl (fd, command, lock);
+}
+
+/* Who holds a lock is read from /proc. */
+int __real_openat (int dir, const char *name, int flags);
+int __wrap_openat (int dir, const char *name, int flags);
+int
+__wrap_openat (int dir, const char *name, int flags)
+{
+  return is_due ("openat") ? -1 : __real_openat (dir, name, flags);
+}
+
+REAL_AND_WRAP (DIR *, opendir, const char *name)
+{
+  return is_due ("opendir") ? NULL : __real_opendir (name);
+}
+
+REAL_AND_WRAP (DIR *, fdopendir, int fd)
+{
+  return is_due ("fdopendir") ? NULL : __real_fdopendir (fd);
+}
+
+REAL_AND_WRAP (FILE *, fdopen, int fd, const char *mode)
+{
+  return is_due ("fdopen") ? NULL : __real_fdopen (fd, mode);
+}
+
+REAL_AND_WRAP (char *, fgets, char *buf, int n, FILE *fp)
+{
+  return is_due ("fgets") ? NULL : __real_fgets (buf, n, fp);
+}
+
+REAL_AND_WRAP (int, fstatat, int dir, const char *name, struct stat *st,
+               int flags)
+{
+  int r = __real_fstatat (dir, name, st, flags);
+
+  if (are_elsewhere)
+    st->st_dev += 7;
+  return r;
 }
 
 REAL_AND_WRAP (ssize_t, getrandom, void *buf, size_t n, unsigned flags)
@@ -196,7 +242,7 @@ setup (void **state)
 
   (void) state;
   memset (&plan, 0, sizeof plan);
-  are_devices = false;
+  are_devices = are_elsewhere = false;
   said[0] = '\0';
   qed_options_init (&options);
   options.path = path;
@@ -639,6 +685,59 @@ test_lock_whole_file (void **state)
   close (fd);
 }
 
+/* What can't be seen of a holder is left out of the message. */
+static void
+test_holder_unknown (void **state)
+{
+  static const char *const calls[] = {
+    "opendir", "fdopendir", "openat", "fdopen", "fgets",
+  };
+  struct storage *s = open_file (), *t;
+  size_t i;
+
+  (void) state;
+  for (i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+    fail_next (calls[i], EACCES, 0, UINT_MAX);
+    assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
+    if (strstr (said, "is in use: stop that program") == NULL)
+      fail_msg ("without %s it said: %s", calls[i], said);
+  }
+  fail_next ("fstat", EIO, 5, 1);       /* of the file, when that is sought */
+  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
+  s->ops->close (s);
+}
+
+/* Its name is one line, or none. */
+static void
+test_holder_name (void **state)
+{
+  struct storage *s = open_file (), *t;
+  char name[16];
+
+  (void) state;
+  assert_int_equal (prctl (PR_GET_NAME, name), 0);
+  assert_int_equal (prctl (PR_SET_NAME, "odd\tname"), 0);
+  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
+  assert_non_null (strstr (said, "is in use by odd?name, process "));
+  assert_int_equal (prctl (PR_SET_NAME, ""), 0);
+  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
+  assert_non_null (strstr (said, "is in use by process "));
+  assert_int_equal (prctl (PR_SET_NAME, name), 0);
+  s->ops->close (s);
+}
+
+static void
+test_holder_elsewhere (void **state)
+{
+  struct storage *s = open_file (), *t;
+
+  (void) state;
+  are_elsewhere = true;
+  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
+  assert_non_null (strstr (said, "is in use by test-storage"));
+  s->ops->close (s);
+}
+
 /* A standby does not fall back to reading, and leaves a busy device to
  * others.
  */
@@ -754,6 +853,9 @@ main (void)
     TEST (test_lock_errors),
     TEST (test_lock_again),
     TEST (test_lock_whole_file),
+    TEST (test_holder_unknown),
+    TEST (test_holder_name),
+    TEST (test_holder_elsewhere),
     TEST (test_fall_back),
     TEST (test_plain),
     TEST (test_messages),
