@@ -248,6 +248,55 @@ test_two_truncated (void **state)
   assert_int_equal (result.allocated_clusters, 3);
 }
 
+/* So many entries name a place where no table can be that not all of them are
+ * looked at: they are told, and mended, all the same.
+ */
+static void
+test_many_in_one_place (uint64_t first, uint64_t others, uint64_t clusters)
+{
+  const unsigned many = 40;
+  unsigned i;
+
+  make_image (4, UINT64_C (1) << 30, clusters);
+  poke (l1, first * CLUSTER);
+  poke (first * CLUSTER, 5 * CLUSTER);
+  fill (5, 5);
+  for (i = 1; i <= many; i++)
+    poke (l1 + 8 * i, others * CLUSTER);
+  assert_int_equal (check_image (QED_REPAIR_NONE), 2);
+  assert_in_range (result.corruptions, many, 2 * many);
+  assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
+  assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
+  assert_int_equal (result.corruptions, 0);
+  assert_int_equal (check_image (QED_REPAIR_LEAKS), 0);
+  expect_fill (0, 5);
+}
+
+static void
+test_many_truncated (void **state)
+{
+  (void) state;
+  test_many_in_one_place (6, 18, 20);
+}
+
+static void
+test_many_overlap (void **state)
+{
+  (void) state;
+  test_many_in_one_place (6, 8, 20);
+}
+
+static void
+test_names (void **state)
+{
+  enum qed_problem_code code;
+
+  (void) state;
+  assert_true (qed_problem_find ("leak", &code));
+  assert_int_equal (code, QED_PROBLEM_LEAK);
+  assert_false (qed_problem_find ("leaks", &code));
+}
+
 /* ---- Shared clusters ---- */
 
 /* More than are remembered at a time; who refers to them a second time comes
@@ -327,6 +376,9 @@ main (void)
     cmocka_unit_test (test_overlap_before),
     cmocka_unit_test (test_overlap_behind),
     cmocka_unit_test (test_two_truncated),
+    cmocka_unit_test (test_many_truncated),
+    cmocka_unit_test (test_many_overlap),
+    cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),
     cmocka_unit_test (test_l1_far),
   };
