@@ -134,7 +134,8 @@ def descriptions():
     yield "into-table", small().l2(0, 40, tables(1)).l2(1, 50, tables(0))
     yield "shared", small().l2(0, 40, clusters(8)).run(1, 60, 9, clusters(7))
     yield "table-shared", small().table(2, 0).table(3, 0).table(9, 1)
-    yield "table-overlap", small(table=2, length=clusters(99)).l1(2, clusters(4))
+    yield "table-overlap", small(table=2, length=clusters(99)) \
+        .l1(2, clusters(4))
     yield "truncated", small(table=2, length=octets(0x5200))
     yield "odd-length", small(length=exact(24 * 4096 + 512))
     yield "garbage-table", small().stale(tables(0), clusters(1))
