@@ -37,10 +37,13 @@ Missing = collections.namedtuple("Missing", "place ways of text reason")
 def gcov(build, note):
     """The functions of one object: {Place: (count, [count of a branch])}."""
     data = note[:-len(".gcno")] + ".gcda"
-    out = subprocess.run(
+    done = subprocess.run(
         ["gcov", "-b", "--json-format", "--stdout",
          data if os.path.exists(data) else note],
-        cwd=build, check=True, capture_output=True, text=True).stdout
+        cwd=build, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{done.stderr.strip()}: run 'make coverage' anew")
+    out = done.stdout
     found = {}
     for text in out.splitlines():
         if not text.strip():
@@ -207,7 +210,10 @@ def main():
     options = parser.parse_args()
     build = os.path.abspath(options.build)
 
-    total = collect(build)
+    try:
+        total = collect(build)
+    except RuntimeError as error:
+        sys.exit(str(error))
     if not total:
         sys.exit(f"{build} has no data of gcov: was it built with --coverage?")
     exceptions = Exceptions(os.path.join(options.source, "tests",
