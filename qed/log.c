@@ -10,14 +10,18 @@
 #include "log.h"
 
 /* A message is one line whatever names it quotes: a file may be called
- * "x\nerror: ...".
+ * "x\nerror: ...".  Nor is it a command to a terminal: what begins one is a C0
+ * character, or in UTF-8 a C1 character.
  */
 static void
 make_one_line (char *s)
 {
-  for (; *s; ++s)
-    if ((unsigned char) *s < 0x20 || *s == 0x7f)
-      *s = '?';
+  unsigned char *p = (unsigned char *) s;
+
+  for (; *p; ++p)
+    if (*p < 0x20 || *p == 0x7f || (p[0] == 0xc2 && p[1] >= 0x80 &&
+                                    p[1] < 0xa0))
+      *p = '?';
 }
 
 static void

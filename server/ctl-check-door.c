@@ -283,7 +283,7 @@ check_steer (struct ctl_door *door, enum check_action action, uint64_t rate,
   if (!json)
     printf ("The %s %s.\n", strcmp (what, "check") == 0 ? "check" : "repair",
             done_texts[action]);
-  else if (json_dumpf (reply, stdout, JSON_INDENT (4)) == 0)
+  else if (ctl_json_print (reply, stdout, JSON_INDENT (4)) == 0)
     putchar ('\n');
   json_decref (reply);
   return ctl_end_output ();

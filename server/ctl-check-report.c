@@ -109,7 +109,7 @@ write_member (struct check_report *report, json_t *member)
 {
   fputs (report->comma ? ",\n        " : "\n        ", stdout);
   report->comma = true;
-  if (member == NULL || json_dumpf (member, stdout, JSON_COMPACT) == -1)
+  if (member == NULL || ctl_json_print (member, stdout, JSON_COMPACT) == -1)
     fputs ("null", stdout);     /* out of memory */
   json_decref (member);
 }
@@ -120,7 +120,7 @@ static void
 write_line (struct check_report *report, uint64_t nr,
             const struct qed_problem *problem, const char *action)
 {
-  char text[QED_PROBLEM_TEXT_SIZE];
+  char text[QED_PROBLEM_TEXT_SIZE], *shown;
 
   if (nr >= LINES_MAX && !report->verbose)
     return;
@@ -131,8 +131,11 @@ write_line (struct check_report *report, uint64_t nr,
   else
     printf ("%s: %s\n", report->check->dry_run ? "would repair" : "repaired",
             text);
-  if (action != NULL)
-    printf ("  %s\n", action);
+  if (action == NULL)
+    return;
+  shown = ctl_escape (action);
+  printf ("  %s\n", shown != NULL ? shown : "?");
+  free (shown);
 }
 
 void

@@ -207,7 +207,7 @@ print_json (const struct listing *l, const struct qed_map_extent *e)
     errno = ENOMEM;
   else
     ok = fputs (l->last.length > 0 ? ",\n" : "", stdout) >= 0 &&
-      json_dumpf (object, stdout, 0) == 0;
+      ctl_json_print (object, stdout, 0) == 0;
   json_decref (object);
   return ok;
 }

@@ -22,13 +22,20 @@ is_name (const char *name)
 static void
 put_escaped (FILE *out, const char *text, bool quoted)
 {
-  for (; *text != '\0'; text++)
+  size_t n;
+
+  for (; *text != '\0'; text += n) {
+    n = ctl_printable_length (text);
     if (*text == '\\' || (quoted && *text == '"'))
       fprintf (out, "\\%c", *text);
     else if (*text == '\n')
       fputs ("\\n", out);
+    else if (n == 0)            /* a value of these four characters */
+      fprintf (out, "\\\\x%02x", (unsigned char) *text);
     else
-      putc (*text, out);
+      fwrite (text, 1, n, out);
+    n += n == 0;
+  }
 }
 
 static void
@@ -133,7 +140,7 @@ put_metrics (FILE *out, const json_t *reply, bool json)
   size_t i;
 
   if (json) {
-    if (json_dumpf (reply, out, JSON_INDENT (4)) == 0)
+    if (ctl_json_print (reply, out, JSON_INDENT (4)) == 0)
       putc ('\n', out);
     return;
   }

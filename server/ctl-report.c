@@ -79,66 +79,7 @@ print_text (const char *fmt, ...)
   return r < 0 ? NULL : s;
 }
 
-/* ---- Strings that strangers made --------------------------------------- */
-
-/* The length of the UTF-8 sequence at p, 0 if there is none. */
-static size_t
-utf8_length (const unsigned char *p)
-{
-  static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-  uint32_t code;
-  size_t n, i;
-
-  if (p[0] < 0x80)
-    return 1;
-  n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-  if (p[0] < 0xc2 || p[0] > 0xf4)
-    return 0;
-  code = p[0] & (0x7f >> n);
-  for (i = 1; i < n; ++i) {
-    if ((p[i] & 0xc0) != 0x80)  /* the end of the string, too */
-      return 0;
-    code = code << 6 | (p[i] & 0x3f);
-  }
-  if (code < least[n] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff))
-    return 0;
-  return n;
-}
-
-/* Control characters of a terminal: C0, DEL, and C1 in UTF-8. */
-static bool
-is_control (const unsigned char *p)
-{
-  return p[0] < 0x20 || p[0] == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0);
-}
-
-char *
-ctl_escape (const char *s)
-{
-  static const char hex[] = "0123456789abcdef";
-  const unsigned char *p = (const unsigned char *) s;
-  char *text, *out;
-  size_t n;
-
-  out = text = malloc (4 * strlen (s) + 1);
-  if (text == NULL)
-    return NULL;
-  while (*p) {
-    n = utf8_length (p);
-    if (n > 0 && !is_control (p) && *p != '\\') {
-      memcpy (out, p, n);
-      out += n;
-      p += n;
-      continue;
-    }
-    *out++ = '\\';
-    *out++ = 'x';
-    *out++ = hex[*p >> 4];
-    *out++ = hex[*p++ & 15];
-  }
-  *out = '\0';
-  return text;
-}
+/* ---- Values ------------------------------------------------------------ */
 
 void
 ctl_report_string (struct ctl_report *report, const char *key,
@@ -152,8 +93,6 @@ ctl_report_string (struct ctl_report *report, const char *key,
     json = json_string (text);
   add (report, key, json, label, text);
 }
-
-/* ---- Values ------------------------------------------------------------ */
 
 void
 ctl_report_bool (struct ctl_report *report, const char *key,
@@ -246,7 +185,7 @@ ctl_report_json (struct ctl_report *report, const char *key, json_t *value)
 static bool
 print_json (const struct ctl_report *report)
 {
-  return json_dumpf (report->object, stdout, JSON_INDENT (4)) == 0 &&
+  return ctl_json_print (report->object, stdout, JSON_INDENT (4)) == 0 &&
     putchar ('\n') != EOF;
 }
 
@@ -254,8 +193,8 @@ print_json (const struct ctl_report *report)
 static bool
 print_rest (const struct ctl_report *report)
 {
-  return json_dumpf (report->object, stdout,
-                     JSON_INDENT (4) | JSON_EMBED) == 0 &&
+  return ctl_json_print (report->object, stdout,
+                         JSON_INDENT (4) | JSON_EMBED) == 0 &&
     fputs ("}\n", stdout) != EOF;
 }
 

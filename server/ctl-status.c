@@ -55,7 +55,7 @@ parse_arguments (const struct ctl_command *command, bool takes_image,
 static int
 print_json (const json_t *reply)
 {
-  if (json_dumpf (reply, stdout, JSON_INDENT (4)) == 0)
+  if (ctl_json_print (reply, stdout, JSON_INDENT (4)) == 0)
     putchar ('\n');
   return ctl_end_output ();
 }
@@ -98,22 +98,29 @@ get_list (struct ctl_remote *remote)
 }
 
 static void
+print_entry (const json_t *image)
+{
+  const uint64_t clients = ctl_json_number (image, "clients");
+  char *name = ctl_escape (ctl_json_string (image, "name"));
+  char *use = ctl_escape (ctl_json_string (image, "use"));
+  char *health = ctl_escape (ctl_json_string (image, "health"));
+
+  printf ("%-8s %-7s %3" PRIu64 " client%s  %s\n",
+          use != NULL ? use : "?", health != NULL ? health : "?",
+          clients, clients == 1 ? " " : "s", name != NULL ? name : "?");
+  free (health);
+  free (use);
+  free (name);
+}
+
+static void
 print_list (const json_t *list)
 {
-  const json_t *images = json_object_get (list, "images"), *image;
-  uint64_t clients;
-  char *name;
+  const json_t *images = json_object_get (list, "images");
   size_t i;
 
-  for (i = 0; i < json_array_size (images); i++) {
-    image = json_array_get (images, i);
-    clients = ctl_json_number (image, "clients");
-    name = ctl_escape (ctl_json_string (image, "name"));
-    printf ("%-8s %-7s %3" PRIu64 " client%s  %s\n",
-            ctl_json_string (image, "use"), ctl_json_string (image, "health"),
-            clients, clients == 1 ? " " : "s", name != NULL ? name : "?");
-    free (name);
-  }
+  for (i = 0; i < json_array_size (images); i++)
+    print_entry (json_array_get (images, i));
 }
 
 static int

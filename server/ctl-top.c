@@ -213,6 +213,7 @@ draw_row (const struct top *top, const struct row *row, const char *health,
             (double) r->read_bytes * per / 1e6,
             (double) r->write_bytes * per / 1e6, mean, p99, in_flight,
             (double) r->others * per, oldest);
+  ctl_make_harmless (line);
   top_screen_line (&top->screen, line, false);
 }
 
@@ -365,7 +366,7 @@ print_json (const struct top *top)
                        json_real (top->now_at - top->before_at));
   json_object_set_new (object, "images", images);
   json_object_set_new (object, "total", describe_rates (top, &total.rates));
-  if (json_dumpf (object, stdout, JSON_COMPACT) == 0)
+  if (ctl_json_print (object, stdout, JSON_COMPACT) == 0)
     putchar ('\n');
   json_decref (object);
   free (rows);

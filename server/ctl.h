@@ -93,11 +93,6 @@ void ctl_error (const char *fmt, ...)
  */
 extern void (*ctl_before_error) (void);
 
-/* Make a string that strangers made harmless: whatever is not printable text,
- * and the backslash, becomes \xNN.  To be freed; NULL if memory runs out.
- */
-char *ctl_escape (const char *s);
-
 /* Write out what was printed on stdout: the exit status, with a message if
  * that failed.
  */
@@ -113,6 +108,19 @@ void ctl_log_init (struct qed_log *log);
  * without memory.
  */
 char *ctl_escape (const char *s);
+
+/* The same in place, for what has no room for that: each byte becomes a '?'.
+ */
+void ctl_make_harmless (char *s);
+
+/* The bytes of the character at s; 0 if the byte there must not be shown. */
+size_t ctl_printable_length (const char *s);
+
+/* Print JSON as jansson does with these flags, but with all control characters
+ * escaped.  0, or -1 on failure.
+ */
+struct json_t;
+int ctl_json_print (const struct json_t *json, FILE *f, size_t flags);
 
 /* A number of bytes, for people: "10 GiB", "1.50 MiB". */
 #define CTL_SIZE_TEXT 32
@@ -188,7 +196,6 @@ void ctl_report_words (struct ctl_report *report, const char *key,
                        const char *label, const char *const *words);
 
 /* For JSON only; takes over 'value', which is a json_t. */
-struct json_t;
 void ctl_report_json (struct ctl_report *report, const char *key,
                       struct json_t *value);
 

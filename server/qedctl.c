@@ -44,17 +44,13 @@ void (*ctl_before_error) (void);
 
 /* A name from outside may hold a newline or worse: messages are one line. */
 static void
-print_error (const char *message)
+print_error (char *message)
 {
-  const char *p;
-
   ctl_progress_hide ();
   if (ctl_before_error != NULL)
     ctl_before_error ();
-  fputs ("qedctl: ", stderr);
-  for (p = message; *p; ++p)
-    putc ((unsigned char) *p < 0x20 || *p == 0x7f ? '?' : *p, stderr);
-  putc ('\n', stderr);
+  ctl_make_harmless (message);
+  fprintf (stderr, "qedctl: %s\n", message);
 }
 
 void
@@ -70,7 +66,7 @@ ctl_error (const char *fmt, ...)
   r = vasprintf (&message, fmt, ap);
   va_end (ap);
   if (r < 0) {
-    print_error ("out of memory");
+    fputs ("qedctl: out of memory\n", stderr);
     return;
   }
   print_error (message);
@@ -82,7 +78,7 @@ log_message (void *opaque, enum qed_log_level level, const char *message)
 {
   (void) opaque;
   if (level <= QED_LOG_WARNING)
-    print_error (message);
+    ctl_error ("%s", message);
 }
 
 void
