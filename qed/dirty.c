@@ -54,10 +54,12 @@ mark_dirty_done (struct job *job)
 {
   struct qed_image *image = image_of (job);
 
-  if (job->error < 0)
-    log_error (&image->options.log, "%s: cannot mark the header "
-               "(NEED_CHECK, offset 0x%x): %s: writes that allocate fail",
-               image->path, FORMAT_AT_FEATURES, strerror (-job->error));
+  if (job->error < 0 &&
+      log_may (&image->mark_dirty_log, &image->options.log, image->path))
+    log_error (&image->options.log, "%s: cannot mark the header (%s, "
+               "NEED_CHECK, offset 0x%x): %s: writes that allocate fail",
+               image->path, job->failed_at, FORMAT_AT_FEATURES,
+               strerror (-job->error));
   image_job_done (image, job, job->error);
 }
 
@@ -227,8 +229,9 @@ make_clean_done (struct job *job)
   }
   else
     log_error (&image->options.log, "%s: cannot make the image clean "
-               "(%s): %s: NEED_CHECK stays set", image->path,
-               job->failed_at, strerror (-job->error));
+               "(%s): %s: NEED_CHECK stays set until that succeeds, or the "
+               "next open checks the image", image->path, job->failed_at,
+               strerror (-job->error));
   image->close_error = job->error;
   image_job_done (image, job, job->error);
 }

@@ -235,10 +235,11 @@ runs_done (struct storage_io *run)
   struct write_back *wb = image->wb;
 
   if (run->error < 0) {
-    log_error (&image->options.log, "%s: %s: cannot write tables at offset "
-               "0x%" PRIx64 ": %s: they stay in memory and are tried again",
-               image->path, job->at->name, run->offset,
-               strerror (-run->error));
+    if (log_may (&image->write_back_log, &image->options.log, image->path))
+      log_error (&image->options.log, "%s: cannot write tables (%s, offset 0x%"
+                 PRIx64 "): %s: flushes fail; the tables stay in memory and "
+                 "are tried again", image->path, job->at->name, run->offset,
+                 strerror (-run->error));
     pthread_mutex_lock (&wb->lock);
     wb->failed = true;
     pthread_mutex_unlock (&wb->lock);

@@ -276,8 +276,8 @@ clear_autoclear (struct qed_image *image)
     r = s->ops->sync (s);
   if (r < 0)
     log_error (&image->options.log, "%s: cannot clear the autoclear features "
-               "(offset 0x%x): %s", image->path, FORMAT_AT_AUTOCLEAR,
-               strerror (-r));
+               "(offset 0x%x): %s: the image is not opened", image->path,
+               FORMAT_AT_AUTOCLEAR, strerror (-r));
   image->header.autoclear_features = 0;
   return r;
 }

@@ -148,6 +148,7 @@ struct qed_image {
   struct job job;               /* mark-dirty, make-clean, scan, close */
   struct job write_back;        /* alone, or as a step of make-clean */
   struct write_back *wb;        /* flush.c's working memory */
+  struct log_limit mark_dirty_log, write_back_log;
   unsigned char sector[FORMAT_SECTOR]; /* the header, while it is updated */
   struct storage_io header_io;
   bool cut;                     /* make-clean shortened the file, perhaps not

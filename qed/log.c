@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "log.h"
 
@@ -18,10 +19,13 @@ make_one_line (char *s)
 {
   unsigned char *p = (unsigned char *) s;
 
-  for (; *p; ++p)
-    if (*p < 0x20 || *p == 0x7f || (p[0] == 0xc2 && p[1] >= 0x80 &&
-                                    p[1] < 0xa0))
-      *p = '?';
+  for (; *p; ++p) {
+    if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+      *p++ = '?';
+    else if (*p >= 0x20 && *p != 0x7f)
+      continue;
+    *p = '?';
+  }
 }
 
 static void
@@ -82,6 +86,26 @@ log_info (const struct qed_log *log, const char *fmt, ...)
   va_start (ap, fmt);
   emit (log, QED_LOG_INFO, fmt, ap);
   va_end (ap);
+}
+
+#define LIMIT_SECONDS 10
+
+bool
+log_may (struct log_limit *limit, const struct qed_log *log, const char *path)
+{
+  struct timespec now;
+
+  clock_gettime (CLOCK_MONOTONIC, &now);
+  if (now.tv_sec < limit->next) {
+    limit->dropped++;
+    return false;
+  }
+  if (limit->dropped > 0)
+    log_error (log, "%s: %u lines like the next one were not logged: one in %d "
+               "seconds is", path, limit->dropped, LIMIT_SECONDS);
+  limit->dropped = 0;
+  limit->next = now.tv_sec + LIMIT_SECONDS;
+  return true;
 }
 
 void

@@ -439,8 +439,10 @@ recover_done (struct job *job)
   int error;
 
   if (job->error < 0) {
-    log_error (&image->options.log, "%s: the repair at open failed (%s): %s",
-               image->path, job->failed_at, strerror (-job->error));
+    log_error (&image->options.log, "%s: the repair at open failed (%s): "
+               "%s: the image is served read-only until it is repaired "
+               "(qedctl check --repair)", image->path, job->failed_at,
+               strerror (-job->error));
     give_up (recover);
     image_damage (image, "not repaired");
   }

@@ -374,7 +374,8 @@ repair_mend (struct look *look, struct qed_check_result *result)
          (mending = choose_mending (look)) != NULL) {
     if (round++ == ROUNDS_MAX) {
       log_error (&look->image->options.log, "%s: after %u rounds of repair "
-                 "there still are problems", look->image->path, ROUNDS_MAX);
+                 "there still are problems: run it again", look->image->path,
+                 ROUNDS_MAX);
       return -EIO;
     }
     r = mend_all (look, mending, result);

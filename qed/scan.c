@@ -163,8 +163,8 @@ scan_done (struct job *job)
 
   if (job->error < 0 && job->error != -ECANCELED) {
     log_error (&image->options.log, "%s: the opening scan failed (%s): %s: "
-               "no writes are accepted", image->path, job->failed_at,
-               reason (job->error));
+               "no writes are accepted: see to the storage, then open the "
+               "image anew", image->path, job->failed_at, reason (job->error));
     image_refuse (image, EROFS);
   }
   if (job->error < 0)

@@ -416,7 +416,7 @@ storage_file_open (const struct qed_options *options,
     *storage = NULL;
     if (++tries == REPLACED_MAX) {
       log_error (&options->log, "%s: other files take its place again and "
-                 "again", options->path);
+                 "again: it is not opened", options->path);
       return -ESTALE;
     }
   }

@@ -5,6 +5,7 @@
 #include <config.h>
 
 #include <errno.h>
+#include <string.h>
 #include <time.h>
 
 #define NBDKIT_API_VERSION 2
@@ -12,7 +13,9 @@
 
 #include "client.h"
 #include "exports.h"
+#include "message.h"
 #include "plugin.h"
+#include "requests.h"
 
 /* How long a client sleeps before it looks whether nbdkit ends. */
 #define SLICE_MS 100
@@ -34,6 +37,16 @@ refusal (enum qed_slot_state state)
   }
 }
 
+/* Where a request is that waits here, for those who watch it. */
+static void
+note_step (const char *step)
+{
+  const char *_Atomic *place = requests_step ();
+
+  if (place != NULL)
+    atomic_store_explicit (place, step, memory_order_release);
+}
+
 /* For one slice at most.  0 or a negative errno. */
 static int
 wait_slice (struct qed_slot *slot)
@@ -42,6 +55,7 @@ wait_slice (struct qed_slot *slot)
 
   if (r < 0)
     return r;
+  note_step ("hand-over");
   /* Even if the image is there: a client that has gone may have repeated its
    * request elsewhere.
    */
@@ -175,21 +189,47 @@ connect_once (struct client *client)
   return r;
 }
 
+/* Why there is no image to be had, and what to do. */
+static const char *
+absence_text (enum qed_slot_state state)
+{
+  switch (state) {
+  case QED_SLOT_STANDBY:
+    return "this is a standby, and another server has the image: connect to "
+      "that, or run qedctl release there";
+  case QED_SLOT_ACTIVATING:
+    return "the image is being opened: try again";
+  case QED_SLOT_RELEASING:
+    return "the image is being released to another server: connect to that";
+  case QED_SLOT_RELEASED:
+    return "the image was released to another server: connect to that, or run "
+      "qedctl activate here";
+  case QED_SLOT_FAILED:
+    return "the image could not be opened: when that is mended, run qedctl "
+      "activate";
+  case QED_SLOT_ACTIVE:
+    break;
+  }
+  return "the image can not be used: the lines before this say why";
+}
+
 static void
 tell_failure (const struct client *client, int error)
 {
   const char *path = export_path (client->export);
+  const enum qed_slot_state state =
+    qed_slot_state (export_slot (client->export));
+  const char *text = absence_text (state);
 
   if (error == -ETIMEDOUT)
-    nbdkit_error ("%s: another server had the image for %u seconds "
-                  "(standby-timeout): the client is sent away", path,
-                  plugin_config.standby_timeout);
-  else if (error == -EIO)
-    nbdkit_error ("%s: this standby could not open the image: when that is "
-                  "mended, run qedctl activate", path);
+    message_error ("%s: a client waited %u seconds (standby-timeout) and is "
+                   "sent away: %s", path, plugin_config.standby_timeout, text);
+  else if (error == -ESHUTDOWN && refusal (state) == 0)
+    nbdkit_debug ("%s: a client gave up waiting, or the server ends", path);
   else
-    nbdkit_error ("%s: the client gave up waiting for the image, or is sent "
-                  "away (on-release=fail)", path);
+    message_error ("%s: a client is sent away (%s%s): %s", path,
+                   strerror (-error), refusal (state) == -ESHUTDOWN
+                   ? ", on-release=fail" : "", text);
 }
 
 int

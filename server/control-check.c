@@ -26,9 +26,6 @@
 /* At once, of all images. */
 #define RUNS_MAX 4u
 
-/* Images whose last check is known. */
-#define RECORDS_MAX 256u
-
 #define EVENT_MS 100
 
 struct run {
@@ -45,34 +42,12 @@ struct run {
   struct findings findings;
 };
 
-/* The last check of an image that ended. */
-struct record {
-  struct record *next;
-  struct qed_file_id id;
-  time_t started, ended;
-  enum qed_repair repair;
-  int r;                        /* what the engine returned */
-  struct qed_check_result result;
-};
-
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct run *runs;
 static unsigned nr_runs;
 static bool ending;
-static struct record *records;  /* the latest first */
 
 /* ---- In words ---------------------------------------------------------- */
-
-static const char *
-what_it_does (enum qed_repair repair)
-{
-  switch (repair) {
-  case QED_REPAIR_NONE:  return "check";
-  case QED_REPAIR_LEAKS: return "repair-leaks";
-  case QED_REPAIR_ALL:   return "repair-all";
-  }
-  return "unknown";
-}
 
 /* With the lock, unless it is called on its own thread. */
 static json_t *
@@ -81,7 +56,7 @@ describe_run (struct run *run)
   json_t *object = json_object ();
 
   json_object_set_new (object, "what",
-                       json_string (what_it_does (run->options.repair)));
+                       json_string (control_check_name (run->options.repair)));
   json_object_set_new (object, "by",
                        json_string (run->request->client->who));
   json_object_set_new (object, "since", control_time (run->started));
@@ -193,52 +168,22 @@ enter (struct run *run)
   return failure;
 }
 
-/* With the lock.  The oldest one's place is taken if there are many. */
-static struct record *
-find_record (const struct qed_file_id *id)
-{
-  struct record **link = &records, *record;
-  unsigned n = 0;
-
-  while ((record = *link) != NULL) {
-    n++;
-    if ((record->id.device == id->device && record->id.inode == id->inode) ||
-        n == RECORDS_MAX)
-      break;
-    link = &record->next;
-  }
-  if (record != NULL)
-    *link = record->next;
-  else
-    record = malloc (sizeof *record);
-  if (record != NULL) {
-    record->next = records;
-    records = record;
-  }
-  return record;
-}
-
 static void
 leave (struct run *run, int r, const struct qed_check_result *result)
 {
+  const struct control_check check = {
+    .started = run->started, .ended = time (NULL),
+    .repair = run->options.repair, .r = r, .result = *result,
+  };
   const struct qed_file_id id = qed_identify (export_image (run->export));
   struct run **link = &runs;
-  struct record *record;
 
   pthread_mutex_lock (&lock);
   while (*link != run)
     link = &(*link)->next;
   *link = run->next;
   nr_runs--;
-  record = find_record (&id);
-  if (record != NULL) {
-    record->id = id;
-    record->started = run->started;
-    record->ended = time (NULL);
-    record->repair = run->options.repair;
-    record->r = r;
-    record->result = *result;
-  }
+  last_checks_add (&id, &check);
   pthread_mutex_unlock (&lock);
 }
 
@@ -427,89 +372,36 @@ control_repair (struct control_request *request)
 
 /* ---- For the other commands -------------------------------------------- */
 
-/* With the lock; without giving it another place. */
-static const struct record *
-look_up_record (const struct export *export)
-{
-  const struct qed_file_id id = qed_identify (export_image (export));
-  const struct record *record;
-
-  for (record = records; record != NULL; record = record->next)
-    if (record->id.device == id.device && record->id.inode == id.inode)
-      break;
-  return record;
-}
-
-static const char *
-verdict (const struct record *record)
-{
-  if (record->r == -ECANCELED)
-    return "canceled";
-  switch (qed_check_exit_code (record->r, &record->result)) {
-  case 0:  return "clean";
-  case 2:  return "corruptions";
-  case 3:  return "leaks";
-  default: return "failed";
-  }
-}
-
-static json_t *
-describe_record (const struct record *record)
-{
-  json_t *object = json_object ();
-
-  json_object_set_new (object, "what",
-                       json_string (what_it_does (record->repair)));
-  json_object_set_new (object, "started", control_time (record->started));
-  json_object_set_new (object, "ended", control_time (record->ended));
-  json_object_set_new (object, "verdict", json_string (verdict (record)));
-  json_object_set_new (object, "exit-code", json_integer
-                       (qed_check_exit_code (record->r, &record->result)));
-  control_set_number (object, "corruptions", record->result.corruptions);
-  control_set_number (object, "leaks", record->result.leaks);
-  control_set_number (object, "check-errors", record->result.errors);
-  return object;
-}
-
 void
 control_check_describe (json_t *status, const struct export *export)
 {
-  const struct record *record;
+  const struct qed_file_id id = qed_identify (export_image (export));
   struct run *run;
 
   pthread_mutex_lock (&lock);
   run = find_run (export);
   if (run != NULL)
     json_object_set_new (status, "running-check", describe_run (run));
-  record = look_up_record (export);
-  if (record != NULL)
-    json_object_set_new (status, "last-check", describe_record (record));
+  last_checks_describe (status, &id);
   pthread_mutex_unlock (&lock);
 }
 
 void
 control_check_look (const struct export *export,
-                    struct control_last_check *last)
+                    struct control_check_look *look)
 {
-  const struct record *record;
+  const struct qed_file_id id = qed_identify (export_image (export));
   struct run *run;
 
-  memset (last, 0, sizeof *last);
+  memset (look, 0, sizeof *look);
   pthread_mutex_lock (&lock);
   run = find_run (export);
   if (run != NULL) {
-    last->running = true;
-    last->done = atomic_load (&run->done);
-    last->total = atomic_load (&run->total);
+    look->running = true;
+    look->done = atomic_load (&run->done);
+    look->total = atomic_load (&run->total);
   }
-  record = look_up_record (export);
-  if (record != NULL) {
-    last->known = true;
-    last->ended = record->ended;
-    last->exit_code = qed_check_exit_code (record->r, &record->result);
-    last->corruptions = record->result.corruptions;
-    last->leaks = record->result.leaks;
-  }
+  last_checks_look (look, &id);
   pthread_mutex_unlock (&lock);
 }
 
@@ -547,17 +439,6 @@ control_checks_cancel_image (const struct qed_image *image)
     if (export_image (run->export) == image)
       atomic_store (&run->control.cancel, true);
   pthread_mutex_unlock (&lock);
-}
-
-void
-control_checks_forget (void)
-{
-  struct record *record;
-
-  while ((record = records) != NULL) {
-    records = record->next;
-    free (record);
-  }
 }
 
 void

@@ -10,6 +10,7 @@
 
 #include <jansson.h>
 
+#include "check.h"
 #include "control.h"
 #include "exports.h"
 
@@ -71,6 +72,10 @@ void control_set_number (json_t *object, const char *key, uint64_t value);
 /* In UTC, as in 2024-02-29T12:00:00Z. */
 json_t *control_time (time_t t);
 
+/* ---- control-status.c -------------------------------------------------- */
+
+const char *control_use_to_text (enum export_state state);
+
 /* ---- control-health.c -------------------------------------------------- */
 
 /* Of an image that is pinned: failed, corrupt, leaks, dirty or clean. */
@@ -88,19 +93,20 @@ json_t *control_describe_bounds (void);
 /* ---- control-check.c --------------------------------------------------- */
 
 /* Add what is known of an image's checks, to a status, as members; or for
- * metrics, as numbers.  Returns false if it was never checked.
+ * metrics, as numbers.
  */
-struct control_last_check {
+struct control_check_look {
   bool running;
   uint64_t done, total;         /* of the one that runs */
-  bool known;                   /* one has ended before */
+  bool known;                   /* one has ended before, and wasn't canceled */
   time_t ended;
   int exit_code;
+  bool completed;               /* one has read all of it */
   uint64_t corruptions, leaks;
 };
 void control_check_describe (json_t *status, const struct export *export);
 void control_check_look (const struct export *export,
-                         struct control_last_check *last);
+                         struct control_check_look *look);
 
 /* How many run. */
 unsigned control_checks_running (void);
@@ -114,7 +120,36 @@ void control_checks_cancel_image (const struct qed_image *image);
 /* Whether a repair of an image runs. */
 bool control_check_repairs (const struct export *export);
 
-/* After that, when none runs any more. */
-void control_checks_forget (void);
+/* ---- control-last.c: the last checks (any thread) ---------------------- */
+
+/* One that has ended. */
+struct control_check {
+  time_t started, ended;
+  enum qed_repair repair;
+  int r;                        /* what the engine returned */
+  struct qed_check_result result;
+};
+
+void last_checks_add (const struct qed_file_id *id,
+                      const struct control_check *check);
+
+/* Another server has had the file. */
+void last_checks_forget (const struct qed_file_id *id);
+
+/* It was closed; or is to be opened: what was known is forgotten if the file
+ * was written in between.
+ */
+void last_checks_closed (const struct qed_file_id *id, const char *path);
+void last_checks_opens (const struct qed_file_id *id, const char *path);
+
+/* When nobody checks any more. */
+void last_checks_forget_all (void);
+
+void last_checks_describe (json_t *status, const struct qed_file_id *id);
+void last_checks_look (struct control_check_look *look,
+                       const struct qed_file_id *id);
+
+/* "check", "repair-leaks", "repair-all". */
+const char *control_check_name (enum qed_repair repair);
 
 #endif /* SERVER_CONTROL_COMMAND_H */

@@ -170,7 +170,7 @@ mailbox_open (void)
   struct mailbox *mailbox = calloc (1, sizeof *mailbox);
 
   if (mailbox == NULL) {
-    message_error ("out of memory");
+    message_error ("the export \"%s\": out of memory", MAILBOX_NAME);
     return NULL;
   }
   if (!may_open (mailbox->client.who, name_peer (mailbox->client.who))) {

@@ -15,7 +15,7 @@
 const char *
 control_health (const struct export *export)
 {
-  struct control_last_check check;
+  struct control_check_look check;
   struct qed_status status;
 
   qed_status (export_image (export), &status);
@@ -23,9 +23,9 @@ control_health (const struct export *export)
   if (status.state == QED_STATE_FAILED)
     return "failed";
   if (status.state == QED_STATE_DAMAGED ||
-      (check.known && check.corruptions > 0))
+      (check.completed && check.corruptions > 0))
     return "corrupt";
-  if (check.known && check.leaks > 0)
+  if (check.completed && check.leaks > 0)
     return "leaks";
   return status.need_check ? "dirty" : "clean";
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "control-command.h"
+#include "plugin.h"
 #include "requests.h"
 
 /* At most so many images; a reply has its limit. */
@@ -100,7 +101,7 @@ static void
 take_check (struct sample *sample, const struct export *export)
 {
   uint64_t *v = sample->values;
-  struct control_last_check check;
+  struct control_check_look check;
 
   control_check_look (export, &check);
   v[CHECK_RUNNING] = check.running;
@@ -109,8 +110,9 @@ take_check (struct sample *sample, const struct export *export)
   v[LAST_CHECK_TIME] = check.known ? (uint64_t) check.ended : UINT64_MAX;
   v[LAST_CHECK_EXIT_CODE] = check.known
     ? (uint64_t) check.exit_code : UINT64_MAX;
-  v[LAST_CHECK_CORRUPTIONS] = check.known ? check.corruptions : UINT64_MAX;
-  v[LAST_CHECK_LEAKS] = check.known ? check.leaks : UINT64_MAX;
+  v[LAST_CHECK_CORRUPTIONS] = check.completed
+    ? check.corruptions : UINT64_MAX;
+  v[LAST_CHECK_LEAKS] = check.completed ? check.leaks : UINT64_MAX;
 }
 
 static void
@@ -225,6 +227,29 @@ add_histogram (json_t *samples, json_t *image, const char *request,
   json_object_set_new (object, "sum", seconds (count->ns));
 }
 
+/* Where the image of file= is in its life: 1 for that, 0 for the others. */
+static void
+add_use (json_t *families)
+{
+  json_t *samples = family (families, "use", "gauge", "1 for what this server "
+                            "does with the image of file=, 0 for the others");
+  json_t *name = control_string (plugin_config.name), *sample;
+  struct export_entry entry;
+  unsigned use;
+
+  exports_look_at_file (&entry);
+  for (use = 0; use < EXPORT_STATES; use++) {
+    if (use == EXPORT_OPENING || use == EXPORT_CLOSING || use == EXPORT_CLOSED)
+      continue;                 /* of dir= */
+    sample = add_sample (samples, name, NULL);
+    json_object_set_new (json_object_get (sample, "labels"), "use",
+                         json_string (control_use_to_text (use)));
+    control_set_number (sample, "value", entry.state == use);
+  }
+  json_decref (name);
+  json_decref (samples);
+}
+
 /* Kinds that no client asked for are left out. */
 static void
 add_latencies (json_t *families, const struct sample *list, size_t n)
@@ -287,6 +312,8 @@ describe (const struct sample *list, size_t n)
   add_single (families, "images_open", "Images that are open", n);
   add_single (families, "checks_running", "Checks and repairs that run",
               control_checks_running ());
+  if (plugin_config.directory == NULL)
+    add_use (families);
   for (metric = 0; metric < METRICS; metric++) {
     samples = family (families, metrics[metric].name, metrics[metric].type,
                       metrics[metric].help);

@@ -46,8 +46,8 @@ access_to_text (enum qed_access access)
   return "unknown";
 }
 
-static const char *
-use_to_text (enum export_state state)
+const char *
+control_use_to_text (enum export_state state)
 {
   switch (state) {
   case EXPORT_OPENING:    return "opening";
@@ -137,7 +137,8 @@ describe_entry (const struct export_entry *entry,
   json_t *image = json_object ();
 
   json_object_set_new (image, "name", control_string (entry->name));
-  json_object_set_new (image, "use", json_string (use_to_text (entry->state)));
+  json_object_set_new (image, "use",
+                       json_string (control_use_to_text (entry->state)));
   control_set_number (image, "clients", entry->clients);
   set_file (image, &entry->id);
   if (health != NULL)
@@ -253,6 +254,7 @@ describe_file (void)
   image = describe_entry (&entry, NULL);
   json_object_set_new (image, "path",
                        control_string (plugin_config.options.path));
+  control_describe_requests (image, exports_file ());
   return image;
 }
 

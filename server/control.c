@@ -544,5 +544,5 @@ control_stop (void)
     pthread_cond_wait (&ended, &lock);
   pthread_mutex_unlock (&lock);
   join_finished ();
-  control_checks_forget ();
+  last_checks_forget_all ();
 }

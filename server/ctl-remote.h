@@ -87,8 +87,11 @@ bool ctl_json_bool (const json_t *object, const char *key);
 
 /* ---- ctl-status-words.c ------------------------------------------------ */
 
-/* Lines of a status: health, requests, cache; and what is allocated. */
+/* Lines of a status: health, requests, cache; requests alone; and what is
+ * allocated.
+ */
 void ctl_report_watch (struct ctl_report *report, const json_t *image);
+void ctl_report_requests (struct ctl_report *report, const json_t *image);
 void ctl_report_allocation (struct ctl_report *report, const json_t *image);
 
 /* ---- ctl-door.c: which server is meant --------------------------------- */

@@ -26,6 +26,7 @@ static const struct {
 } steps[] = {
   { "start", "begins" },
   { "run", "is carried out" },
+  { "hand-over", "the image is to be active on this server" },
   { "read-data", "the image's storage is to read data" },
   { "write-data", "the image's storage is to write data" },
   { "read-backing", "the backing file's storage is to read data" },
@@ -77,6 +78,22 @@ report_oldest (struct ctl_report *report, const json_t *oldest)
 }
 
 void
+ctl_report_requests (struct ctl_report *report, const json_t *image)
+{
+  char line[128];
+
+  if (json_object_get (image, "requests") == NULL)
+    return;
+  snprintf (line, sizeof line, "%" PRIu64 " in flight, %" PRIu64 " so far, %"
+            PRIu64 " of them failed",
+            ctl_json_number (image, "requests-in-flight"),
+            ctl_json_number (image, "requests"),
+            ctl_json_number (image, "request-errors"));
+  ctl_report_string (report, NULL, "requests", line);
+  report_oldest (report, json_object_get (image, "oldest-request"));
+}
+
+void
 ctl_report_watch (struct ctl_report *report, const json_t *image)
 {
   const uint64_t requests = ctl_json_number (image, "requests");
@@ -86,12 +103,7 @@ ctl_report_watch (struct ctl_report *report, const json_t *image)
   if (json_object_get (image, "health") == NULL)
     return;                     /* an older server */
   report_health (report, ctl_json_string (image, "health"));
-  snprintf (line, sizeof line, "%" PRIu64 " in flight, %" PRIu64 " so far, %"
-            PRIu64 " of them failed",
-            ctl_json_number (image, "requests-in-flight"), requests,
-            ctl_json_number (image, "request-errors"));
-  ctl_report_string (report, NULL, "requests", line);
-  report_oldest (report, json_object_get (image, "oldest-request"));
+  ctl_report_requests (report, image);
   if (requests == 0)
     return;
   snprintf (line, sizeof line, "%.1f %% of the requests, %" PRIu64

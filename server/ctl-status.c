@@ -107,7 +107,8 @@ print_entry (const json_t *image)
 
   printf ("%-8s %-7s %3" PRIu64 " client%s  %s\n",
           use != NULL ? use : "?", health != NULL ? health : "?",
-          clients, clients == 1 ? " " : "s", name != NULL ? name : "?");
+          clients, clients == 1 ? " " : "s", name == NULL ? "?"
+          : name[0] == '\0' ? "\"\"" : name);
   free (health);
   free (use);
   free (name);
@@ -212,7 +213,7 @@ report_opening (struct ctl_report *report, const json_t *image)
 }
 
 static void
-report_last (struct ctl_report *report, const json_t *last)
+report_last (struct ctl_report *report, const char *label, const json_t *last)
 {
   char text[256];
 
@@ -226,7 +227,7 @@ report_last (struct ctl_report *report, const json_t *last)
             ctl_json_number (last, "corruptions"),
             ctl_json_number (last, "leaks"),
             ctl_json_number (last, "check-errors"));
-  ctl_report_string (report, NULL, "last check", text);
+  ctl_report_string (report, NULL, label, text);
 }
 
 static void
@@ -254,7 +255,9 @@ report_open (struct ctl_report *report, const json_t *image)
   ctl_report_string (report, NULL, "table cache", text);
   report_opening (report, image);
   report_running (report, json_object_get (image, "running-check"));
-  report_last (report, json_object_get (image, "last-check"));
+  report_last (report, "last check", json_object_get (image, "last-check"));
+  report_last (report, "last complete check",
+               json_object_get (image, "last-complete-check"));
 }
 
 static const struct {
@@ -285,6 +288,7 @@ report_absent (struct ctl_report *report, const json_t *image)
   if (json_object_get (image, "clients") != NULL)
     ctl_report_number (report, NULL, "clients",
                        ctl_json_number (image, "clients"), "");
+  ctl_report_requests (report, image);
 }
 
 static bool

@@ -39,6 +39,7 @@ taken (void *opaque, struct qed_image *image)
   pthread_mutex_unlock (&exports_lock);
   if (before.device != id.device || before.inode != id.inode)
     control_link_remove (&before);
+  last_checks_forget (&id);
   control_link_add (&id, export->path);
 }
 
@@ -69,8 +70,10 @@ export_make_slot (struct export *export)
 int
 export_open_image (struct export *export)
 {
-  int r = export_make_slot (export);
+  int r;
 
+  last_checks_opens (&export->id, export->path);
+  r = export_make_slot (export);
   if (r < 0)
     return r;
   r = check_identity (export);
@@ -89,5 +92,6 @@ export_close_image (struct export *export)
   if (qed_slot_close (export->slot) < 0)
     message_error ("%s: not everything could be written; the image stays "
                    "marked as in need of a check", export->path);
+  last_checks_closed (&export->id, export->path);
   control_link_remove (&export->id);    /* a standby may have made it late */
 }

@@ -70,11 +70,12 @@ export_path (const struct export *export)
   return export->path;
 }
 
-/* A path that was looked up by a name, or made absolute, has a slash. */
+/* A path that was looked up by a name has a slash. */
 const char *
 export_name (const struct export *export)
 {
-  return strrchr (export->path, '/') + 1;
+  return plugin_config.directory == NULL ? plugin_config.name
+    : strrchr (export->path, '/') + 1;
 }
 
 struct export_counters *
@@ -244,7 +245,7 @@ open_file (void)
   char *path = strdup (plugin_config.options.path);
 
   if (path == NULL) {
-    message_error ("out of memory");
+    message_error ("%s: out of memory", plugin_config.options.path);
     return -1;
   }
   (void) qed_file_identify (path, NULL, &id);
@@ -305,8 +306,11 @@ is_file_name (const char *name)
   if (name[0] == '\0' || strcmp (name, plugin_config.name) == 0)
     return true;
   name_copy_printable (printable, sizeof printable, name);
-  message_error ("there is no export \"%s\"; use \"%s\" or \"\"",
-                 printable, plugin_config.name);
+  if (plugin_config.name[0] == '\0')
+    message_error ("there is no export \"%s\"; use \"\"", printable);
+  else
+    message_error ("there is no export \"%s\"; use \"%s\" or \"\"",
+                   printable, plugin_config.name);
   nbdkit_set_error (ENOENT);
   return false;
 }
@@ -531,6 +535,12 @@ exports_look_at_file (struct export_entry *entry)
   if (entry->state != EXPORT_OPEN &&
       qed_file_identify (plugin_config.options.path, NULL, &id) == 0)
     entry->id = id;
+}
+
+struct export *
+exports_file (void)
+{
+  return exports;
 }
 
 int

@@ -91,6 +91,7 @@ struct export_counter {
 /* How many lines about failures were logged lately (requests.c). */
 struct export_log_limit {
   uint64_t began_ns;
+  uint64_t told_ns;             /* of those that were dropped */
   unsigned lines;
   _Atomic uint64_t dropped;
 };
@@ -116,6 +117,7 @@ enum export_state {
   EXPORT_RELEASED,
   EXPORT_FAILED,
 };
+#define EXPORT_STATES 9u
 
 /* Hold an image so that it stays open, without being a client of it.  The
  * name is one that clients may use.  If it isn't open, 'open' says whether to
@@ -147,8 +149,11 @@ struct export_entries {
 int exports_look (struct export_entries *entries);
 void exports_look_end (struct export_entries *entries);
 
-/* The image of file=, whoever has it now. */
+/* The image of file=, whoever has it now; and its export, whose image is not
+ * to be used.
+ */
 void exports_look_at_file (struct export_entry *entry);
+struct export *exports_file (void);
 
 /* Hand over the image of file=, as qed_slot_release and qed_slot_activate
  * say.

@@ -12,9 +12,30 @@
 #include <nbdkit-plugin.h>
 
 #include "message.h"
+#include "requests.h"
 
 static _Thread_local char *kept;
 static _Thread_local size_t kept_size;
+static _Thread_local bool connecting;
+
+void
+message_connecting (bool yes)
+{
+  connecting = yes;
+}
+
+static bool
+may_log (void)
+{
+  return !connecting || requests_may_log_others ();
+}
+
+void
+message_warning (const char *text)
+{
+  if (may_log ())
+    nbdkit_error ("warning: %s", text);
+}
 
 void
 message_keep (char *text, size_t size)
@@ -31,9 +52,12 @@ message_error (const char *fmt, ...)
   const int saved_errno = errno;
   va_list args;
 
-  va_start (args, fmt);
-  nbdkit_verror (fmt, args);
-  va_end (args);
+  if (may_log ()) {
+    va_start (args, fmt);
+    errno = saved_errno;        /* for %m */
+    nbdkit_verror (fmt, args);
+    va_end (args);
+  }
   if (kept != NULL && kept[0] == '\0') {
     va_start (args, fmt);
     errno = saved_errno;        /* for %m */

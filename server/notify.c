@@ -76,7 +76,7 @@ state_to_text (enum qed_state state)
 static void
 describe_image (struct export *export, char text[TEXT_SIZE])
 {
-  struct control_last_check check;
+  struct control_check_look check;
   struct qed_status status;
 
   qed_status (export_image (export), &status);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -29,6 +30,7 @@
 struct plugin_config plugin_config;
 
 static char *absolute_path;     /* what options.path points at */
+static char *remote_name;       /* what plugin_config.name does, of a URI */
 static char *directory;         /* likewise */
 static char *backing_directory; /* likewise */
 static char *control_path;      /* what plugin_config.control points at */
@@ -79,17 +81,58 @@ const char plugin_config_help[] =
 
 /* ---- One function for each parameter ----------------------------------- */
 
+/* The value of two hexadecimal digits, -1 if they are none. */
+static int
+hex_byte (const char *s)
+{
+  unsigned byte;
+
+  return isxdigit ((unsigned char) s[0]) && isxdigit ((unsigned char) s[1]) &&
+    sscanf (s, "%2x", &byte) == 1 ? (int) byte : -1;
+}
+
+/* The last part of the export's name in a URI, "" if there is none that could
+ * be a file's.  To be freed.
+ */
+static char *
+name_in_uri (const char *uri)
+{
+  const char *p = strchr (strstr (uri, "://") + 3, '/');
+  char *name = calloc (1, strlen (uri) + 1);
+  size_t n = 0;
+  int c;
+
+  if (name == NULL || p == NULL)
+    return name;
+  for (p++; *p != '\0' && *p != '?' && *p != '#'; p++) {
+    c = (unsigned char) *p;
+    if (c == '%' && (c = hex_byte (p + 1)) != -1)
+      p += 2;
+    if (c < 0x20 || c == 0x7f) {
+      n = 0;
+      break;
+    }
+    if (c == '/')
+      n = 0;
+    else
+      name[n++] = (char) c;
+  }
+  name[n] = '\0';
+  return name;
+}
+
 static int
 parse_uri (const char *value)
 {
   absolute_path = strdup (value);
-  if (absolute_path == NULL) {
-    nbdkit_error ("out of memory");
+  remote_name = name_in_uri (value);
+  if (absolute_path == NULL || remote_name == NULL) {
+    nbdkit_error ("file=%s: out of memory", value);
     return -1;
   }
   plugin_config.options.path = absolute_path;
   plugin_config.options.remote = true;
-  plugin_config.name = "";
+  plugin_config.name = remote_name;
   return 0;
 }
 
@@ -360,6 +403,7 @@ plugin_config_load (void)
 void
 plugin_config_unload (void)
 {
+  free (remote_name);
   free (absolute_path);
   free (directory);
   free (backing_directory);

@@ -58,7 +58,7 @@ log_message (void *opaque, enum qed_log_level level, const char *message)
       message_error ("%s", message);
     break;
   case QED_LOG_WARNING:
-    nbdkit_error ("warning: %s", message);
+    message_warning (message);
     break;
   case QED_LOG_INFO:
   case QED_LOG_TRACE:
@@ -197,6 +197,22 @@ mailbox (void *handle)
   return ((struct connection *) handle)->mailbox;
 }
 
+static int
+connect_to (struct connection *conn, const char *name)
+{
+  int r;
+
+  message_connecting (true);
+  if (mailbox_is_wanted (name)) {
+    conn->mailbox = mailbox_open ();
+    r = conn->mailbox != NULL ? 0 : -1;
+  }
+  else
+    r = client_open (&conn->client, name);
+  message_connecting (false);
+  return r;
+}
+
 static void *
 plugin_open (int readonly)
 {
@@ -205,18 +221,11 @@ plugin_open (int readonly)
 
   (void) readonly;              /* nbdkit itself keeps such a client from
                                  * writing */
-  if (name == NULL || conn == NULL)
-    goto fail;
-  if (mailbox_is_wanted (name)) {
-    conn->mailbox = mailbox_open ();
-    if (conn->mailbox != NULL)
-      return conn;
+  if (name == NULL || conn == NULL || connect_to (conn, name) == -1) {
+    free (conn);
+    return NULL;
   }
-  else if (client_open (&conn->client, name) == 0)
-    return conn;
- fail:
-  free (conn);
-  return NULL;
+  return conn;
 }
 
 static void

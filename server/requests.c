@@ -327,12 +327,18 @@ may_log (struct export_log_limit *limit, uint64_t now)
   return false;
 }
 
-/* With the lock: how many lines to tell of. */
+/* With the lock: how many lines to tell of.  Clients that come and go must not
+ * have that told each time.
+ */
 static uint64_t
 take_rest (struct export_log_limit *limit, uint64_t now, bool all)
 {
-  if (!all && now - limit->began_ns < LOG_NS)
+  const bool due = now - limit->began_ns >= LOG_NS ||
+    (all && now - limit->told_ns >= LOG_NS);
+
+  if (!due || atomic_load (&limit->dropped) == 0)
     return 0;
+  limit->told_ns = now;
   return atomic_exchange (&limit->dropped, 0);
 }
 
@@ -376,8 +382,9 @@ requests_may_log_others (void)
   may = may_log (&others, now);
   pthread_mutex_unlock (&log_lock);
   if (rest > 0)
-    nbdkit_error ("%" PRIu64 " more failures of reads and writes were not "
-                  "logged: at most %u lines in %u seconds are", rest,
-                  LOG_LINES, LOG_SECONDS);
+    nbdkit_error ("%" PRIu64 " more lines about clients that connect, or "
+                  "about reads and writes that are no request's, were not "
+                  "logged: at most %u in %u seconds are", rest, LOG_LINES,
+                  LOG_SECONDS);
   return may;
 }

@@ -84,7 +84,7 @@ def judge_names(families):
             key = (n, tuple(sorted(labels.items())))
             check(key not in seen, key, "told twice")
             seen.add(key)
-            check(set(labels) <= {"image", "request", "le"}, key,
+            check(set(labels) <= {"image", "request", "le", "use"}, key,
                   "unexpected label")
             check(kind == "gauge" or value >= 0, key, "negative")
 

@@ -9,6 +9,7 @@
 set -e
 . ./functions.sh
 . "$srcdir/serve.sh"
+. "$srcdir/qedctl.sh"
 
 requires fio --version
 requires qemu-img --version
@@ -52,20 +53,6 @@ with open(sys.argv[1], "r+b") as f:
         f.seek(where)
         f.write(struct.pack("<Q", value + add))
 END
-}
-
-# until_status FILTER: of the image's status, within some seconds.
-until_status ()
-{
-    local i
-
-    for i in {1..200}; do
-        timeout 60 qedctl status --control ctl --json >status
-        if jq -e ".images[0] | $1" status >/dev/null; then return; fi
-        sleep 0.1
-    done
-    cat status
-    fail "it never came: $1"
 }
 
 # start_fio OPTION...: in the background, until end_fio.
@@ -158,7 +145,7 @@ says 'is running already: .*since .*by uid'
 qedctl check --pause --control ctl >out
 sleep 1                                 # what is being read is still counted
 until_status '."running-check".paused'
-at=$(jq '.images[0]."running-check".done' status)
+at=$(jq '.images[0]."running-check".done' out)
 sleep 1
 until_status '."running-check" | .paused and .done == '"$at"
 check 1 --repair

@@ -8,6 +8,7 @@
 set -e
 . ./functions.sh
 . "$srcdir/serve.sh"
+. "$srcdir/qedctl.sh"
 . "$srcdir/backing-server.sh"
 
 requires jq --version
@@ -47,19 +48,6 @@ repair ()
     [ $1 != mended ] || [ $r -ne 3 ] || r=mended
     [ $1 != mended ] || [ $r != 0 ] || r=mended
     [ $r = $1 ] || { cat out err; fail "repair: exit $r, not $1"; }
-}
-
-# wrong PATTERN COMMAND...: exit 1, and one line on stderr that has the
-# pattern.
-wrong ()
-{
-    local r=0
-
-    timeout 60 "${@:2}" > out 2> err < /dev/null || r=$?
-    if [ $r -ne 1 ] || [ $(wc -l < err) -ne 1 ] || ! grep -q -- "$1" err; then
-        cat out err
-        fail "${*:2}: exit $r; expected 1 and one line with '$1'"
-    fi
 }
 
 # begin FILE: a repair of it, $checker, at a server that is slow.  The third

@@ -8,6 +8,7 @@
 set -e
 . ./functions.sh
 . "$srcdir/serve.sh"
+. "$srcdir/qedctl.sh"
 . "$srcdir/backing-server.sh"
 
 requires jq --version
@@ -29,19 +30,6 @@ check ()
         r=$?
     [ $r -eq $1 ] || { cat out err; fail "check $2: exit $r, not $1"; }
     [ ! -s out ] || jq -S 'del(.filename)' out > report
-}
-
-# wrong PATTERN COMMAND...: exit 1, and one line on stderr that has the
-# pattern.
-wrong ()
-{
-    local r=0
-
-    timeout 60 "${@:2}" > out 2> err < /dev/null || r=$?
-    if [ $r -ne 1 ] || [ $(wc -l < err) -ne 1 ] || ! grep -q -- "$1" err; then
-        cat out err
-        fail "${*:2}: exit $r; expected 1 and one line with '$1'"
-    fi
 }
 
 # same IMAGE SERVER...: the server's export gives the report of the file.

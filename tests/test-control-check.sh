@@ -6,8 +6,9 @@
 # who started them has gone, and don't keep the server from ending.  What they
 # find and repair is told.
 
-. ./functions.sh
 set -e
+. ./functions.sh
+. "$srcdir/qedctl.sh"
 
 requires jq --version
 requires "$PYTHON" -c 'import nbd'
@@ -56,20 +57,6 @@ refuses ()
   ask "$2" '.error.code == "'"$1"'"'
 }
 
-# until FILTER: of the image's status, within some seconds.
-until_status ()
-{
-  local i
-
-  for i in {1..200}; do
-    ask '{"command":"status"}'
-    if jq -e ".images[0] | $1" reply >/dev/null; then return; fi
-    sleep 0.1
-  done
-  cat reply
-  fail "it never came: $1"
-}
-
 # start REQUEST: in the background; its reply will be in "started".
 start ()
 {
@@ -90,9 +77,9 @@ h.flush()'
 
 start '{"command":"check","rate":5000}'
 until_status '."running-check".total > 0'
-holds '.images[0]."running-check" | .what == "check" and .rate == 5000 and
+json '.images[0]."running-check" | .what == "check" and .rate == 5000 and
   .paused == false and .done <= .total and (.by | test ("uid [0-9]+, process"))
-  and (.since | length) == 20' status
+  and (.since | length) == 20'
 for command in check repair; do
   ask '{"command":"'$command'"}' '.error.code == "already-running" and
     (.running | .what == "check" and .total > 0)'
@@ -139,7 +126,7 @@ kill $starter
 wait $starter 2>/dev/null || :
 ask '{"command":"check","action":"continue","rate":5000000}'
 until_status 'has("running-check") == false'
-holds '.images[0]."last-check".verdict == "clean"' "after it has gone"
+json '.images[0]."last-check".verdict == "clean"'
 
 # The server ends in spite of it, and says so.
 start '{"command":"check","rate":1}'
@@ -195,7 +182,7 @@ options=()
 
 serve bad.qed
 until_status '.scanned'
-holds '.images[0] | .state == "damaged" and .access == "damaged"' status
+json '.images[0] | .state == "damaged" and .access == "damaged"'
 ask '{"command":"metrics"}' '[.metrics[] | {(.name): .samples[0].value}] | add |
   .nbdkit_qed_damaged == 1 and .nbdkit_qed_writable == 0'
 ask '{"command":"check"}' '."more-problems" == false and

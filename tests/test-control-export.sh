@@ -5,8 +5,9 @@
 # control-export=check and =admin; and what it says, and doesn't do, where there
 # is no control export, or none of ours.
 
-. ./functions.sh
 set -e
+. ./functions.sh
+. "$srcdir/qedctl.sh"
 
 requires "$PYTHON" -c 'import nbd'
 requires jq --version
@@ -46,30 +47,6 @@ serve ()
 {
   rm -f sock
   start_nbdkit -P pid "$@" 2>>log
-}
-
-# status STATUS COMMAND ARGUMENT...: qedctl ends so; its words are in "out" and
-# "err".
-status ()
-{
-  local r=0
-
-  timeout 60 qedctl "${@:2}" >out 2>err || r=$?
-  if [ $r -ne $1 ]; then
-    cat out err
-    fail "qedctl ${*:2}: exit $r; expected $1"
-  fi
-}
-
-# refused PATTERN COMMAND...: with one line on stderr that matches, and nothing
-# on stdout.
-refused ()
-{
-  status 1 "${@:2}"
-  if [ -s out ] || [ "$(wc -l <err)" -ne 1 ] || ! grep -q -- "$1" err; then
-    cat out err
-    fail "qedctl ${*:2}: expected one line with '$1'"
-  fi
 }
 
 # looks URI: what both kinds allow.

@@ -6,8 +6,9 @@
 # steered, stopped with Ctrl-C, followed on a terminal; servers that are gone,
 # or go, or are others than the links say.
 
-. ./functions.sh
 set -e
+. ./functions.sh
+. "$srcdir/qedctl.sh"
 
 requires "$PYTHON" -c 'import nbd'
 requires jq --version
@@ -25,60 +26,7 @@ serve ()
 {
   rm -f sock
   start_nbdkit -P pid -U sock qed "$@" 2>>log
-  for i in {1..100}; do
-    if qedctl list --control ctl >/dev/null 2>&1; then return; fi
-    sleep 0.1
-  done
-  fail "the control socket is not served"
-}
-
-status ()
-{
-  local r=0
-
-  timeout 60 qedctl "${@:2}" >out 2>err || r=$?
-  if [ $r -ne $1 ]; then
-    cat out err
-    fail "qedctl ${*:2}: exit $r; expected $1"
-  fi
-}
-
-refused ()
-{
-  status 1 "${@:2}"
-  if [ -s out ] || [ "$(wc -l <err)" -ne 1 ] || ! grep -q -- "$1" err; then
-    cat out err
-    fail "qedctl ${*:2}: expected one line with '$1'"
-  fi
-}
-
-# says PATTERN...: on stdout.
-says ()
-{
-  local pattern
-
-  for pattern; do
-    grep -q -- "$pattern" out || { cat out; fail "expected '$pattern'"; }
-  done
-}
-
-json ()
-{
-  jq -e "$1" out >/dev/null || { cat out; fail "expected $1"; }
-}
-
-# until_running FILTER: of the image's status.
-until_running ()
-{
-  local i
-
-  for i in {1..200}; do
-    status 0 status --control ctl --json
-    if jq -e ".images[0] | $1" out >/dev/null; then return; fi
-    sleep 0.1
-  done
-  cat out
-  fail "it never came: $1"
+  wait_for_control
 }
 
 # ---- Found by the file ----
@@ -236,7 +184,7 @@ start ()
 {
   qedctl check --limit 5K "$@" >check.out 2>check.err &
   check=$!
-  until_running 'has("running-check")'
+  until_status 'has("running-check")'
 }
 
 # ended STATUS: it has.
@@ -269,7 +217,7 @@ for door in big.qed "$uri" '--control ctl'; do
   json '.running.what == "check"'
   ended 1
   grep -q 'canceled' check.err
-  until_running 'has("running-check") == false'
+  until_status 'has("running-check") == false'
 
   # Ctrl-C ends the server's check, too.
   start $door
@@ -277,16 +225,16 @@ for door in big.qed "$uri" '--control ctl'; do
   ended 1
   grep -q 'stopped by a signal' check.err
   test "$(wc -l <check.err)" -eq 1
-  until_running '."last-check".verdict == "canceled" and
+  until_status '."last-check".verdict == "canceled" and
                  has("running-check") == false'
 
   # Killed, it leaves the check to the server.
   start $door
   kill -KILL $check
   wait $check 2>/dev/null || :
-  until_running 'has("running-check")'
+  until_status 'has("running-check")'
   status 0 check --continue --limit 100M $door
-  until_running '."last-check".verdict == "clean" and
+  until_status '."last-check".verdict == "clean" and
                  has("running-check") == false'
 done
 

@@ -120,6 +120,39 @@ done
 qedctl check --repair=leaks disk.qed > check.out
 qemu_check disk.qed
 
+# ---- Its name -------------------------------------------------------------
+
+# named URI-PATH NAME: as an export it has this name, and the empty one.
+named ()
+{
+    local name
+
+    serve "nbd+unix:///$1?socket=$backing_sock" control=ctl
+    qedctl list --json --control ctl > list
+    [ "$(jq -r '.images[0].name' list)" = "$2" ] ||
+        { cat list; fail "$1: another name than '$2'"; }
+    for name in "$2" ''; do
+        timeout 20 nbdinfo --size "nbd+unix:///${name// /%20}?socket=$sock" ||
+            fail "$1 is not served as '$name'"
+    done
+    if timeout 20 nbdinfo --size "nbd+unix:///x?socket=$sock" 2>/dev/null; then
+        fail "another name is served"
+    fi
+    serve_stop
+}
+make
+remote_file disk.qed            # to which all names are the same
+named '' ''
+named 'disk.qed' disk.qed
+named 'disks/my%20disk.qed' 'my disk.qed'
+named 'disks/' ''
+named 'a%0Ab' ''
+if nbdkit -U - qed "nbd+unix:///qed-control?socket=$backing_sock" \
+          control-export=check --run true 2>log; then
+    fail "the control export's name is taken"
+fi
+stop_backing TERM
+
 # It is in memory, and small: full, it goes on to read, and to reuse.
 start_backing nbdkit -f -U "$backing_sock" memory 8M
 qedctl create --force "$backing_uri" $size

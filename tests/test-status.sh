@@ -8,6 +8,7 @@
 set -e
 . ./functions.sh
 . "$srcdir/serve.sh"
+. "$srcdir/qedctl.sh"
 . "$srcdir/backing-server.sh"
 
 requires jq --version
@@ -15,31 +16,6 @@ requires qemu-nbd --version
 requires "$PYTHON" -c 'import nbd'
 
 cd "$tmpdir"
-
-wait_for_control ()
-{
-    local i
-
-    for i in {1..100}; do
-        if qedctl list --control ctl >/dev/null 2>&1; then return; fi
-        sleep 0.1
-    done
-    fail "the control socket is not served"
-}
-
-# until FILTER: of the status of the one image; it is in 'out'.
-until_status ()
-{
-    local i
-
-    for i in {1..200}; do
-        timeout 30 qedctl status --control ctl --json >out
-        if jq -e ".images[0] | $1" out >/dev/null; then return; fi
-        sleep 0.1
-    done
-    cat out
-    fail "expected $1"
-}
 
 # ---- In flight ------------------------------------------------------------
 
@@ -132,6 +108,94 @@ grep -q '^last check: .*leaks (exit 3): 0 corruptions, ' out ||
     { cat out; fail "the text doesn't tell of the last check"; }
 qedctl list --control ctl --json | jq -e '.images[0].health == "leaks"' >/dev/null ||
     fail "the list doesn't tell of leaks"
+
+# One that was canceled says nothing: what was known stays so.
+qedctl check --control ctl --limit 1K >/dev/null 2>&1 &
+checker=$!
+until_status 'has("running-check")'
+status 0 check --control ctl --cancel
+wait $checker || :
+until_status '.["last-check"].verdict == "canceled" and .health == "leaks" and
+              .["last-complete-check"].leaks > 0'
+status 0 status --control ctl
+says '^last check: .*canceled (exit 1): 0 corruptions' \
+     '^last complete check: .*leaks (exit 3): 0 corruptions'
+qedctl metrics --control ctl | "$PYTHON" "$srcdir/prometheus.py" >values
+jq -e '.["nbdkit_qed_last_check_leaks{image=leaky.qed}"] > 0 and
+       .["nbdkit_qed_last_check_exit_code{image=leaky.qed}"] == 3' values \
+   >/dev/null || { cat values; fail "metrics are of the canceled check"; }
+
+# ---- While it is released -------------------------------------------------
+
+# use WORD: metrics say that it is used so.
+use ()
+{
+    qedctl metrics --control ctl | "$PYTHON" "$srcdir/prometheus.py" >values
+    jq -e '[to_entries[] | select(.key | startswith("nbdkit_qed_use{"))] |
+           length == 6 and (map(.value) | add) == 1 and
+           any(.value == 1 and .key ==
+               "nbdkit_qed_use{image=leaky.qed,use='$1'}")' values >/dev/null ||
+        { cat values; fail "metrics don't say $1"; }
+}
+
+use open
+client <<'END'
+import subprocess, threading, time
+def ctl(command, *arguments, out="/dev/null"):
+    with open(out, "w") as f:
+        subprocess.run(["qedctl", command, "--control", "ctl", *arguments],
+                       check=True, timeout=60, stdout=f)
+ctl("release")
+waiting = threading.Thread(target=lambda: h.pread(4096, 8192))
+waiting.start()
+time.sleep(0.5)
+ctl("status", out="released")
+ctl("top", "--interval", "0.1", "--count", "1", out="top")
+ctl("activate")
+waiting.join(10)
+ctl("release")
+END
+grep -q '^requests: *1 in flight, ' released &&
+    grep -Eq '^oldest request: *read of 4096 bytes at 0x2000, for [0-9.]+ s, at hand-over: the image is to be active' released &&
+    grep -Eq '^leaky.qed *released .* hand-over$' top ||
+    { cat released top; fail "they don't tell of who waits"; }
+use released
+until_status '.use == "released" and .["requests-in-flight"] == 0'
+
+# Another has repaired it since: what the last check said is not known any more.
+status 0 check --repair leaky.qed
+status 0 activate --control ctl
+until_status '.health == "clean" and has("last-check") == false'
+use open
+serve_stop
+
+# The same where images are closed when nobody uses them; but if nobody wrote
+# to one, it is still known.
+mkdir many
+"$PYTHON" "$srcdir/leaky-image.py" many/leaky.qed
+rm -f "$sock"
+start_nbdkit -P "$pidfile" -U "$sock" qed dir=many control=ctl check=never
+wait_for_control
+closed ()
+{
+    local i
+
+    for i in {1..100}; do
+        status 0 list --control ctl --json
+        if jq -e '.images[0].use == "closed"' out >/dev/null; then return; fi
+        sleep 0.1
+    done
+    fail "it is not closed"
+}
+many="nbd+unix:///leaky.qed?socket=$sock"
+status 3 check --control ctl leaky.qed
+closed
+timeout 20 nbdinfo --size "$many" >/dev/null
+until_status '.health == "leaks" and .["last-check"]["exit-code"] == 3'
+closed
+status 0 check --repair many/leaky.qed
+timeout 20 nbdinfo --size "$many" >/dev/null
+until_status '.health == "clean" and has("last-check") == false'
 serve_stop
 
 # An L1 entry that leads nowhere.
@@ -165,6 +229,20 @@ n=$(grep -c 'failed' log)
 [ "$n" -eq 11 ] || { cat log; fail "$n lines about 60 failures"; }
 grep -q 'err.qed: 50 more requests failed, which were not logged' log ||
     { cat log; fail "nobody tells of the others"; }
+# Nor is it by those who ask for what isn't there.
+"$PYTHON" -c '
+import sys, nbd
+for i in range(60):
+    h = nbd.NBD()
+    h.set_export_name("none")
+    try:
+        h.connect_unix(sys.argv[1])
+        sys.exit("there is an export")
+    except nbd.Error:
+        pass' "$sock"
+n=$(grep -c 'there is no export "none"; use "err.qed" or ""' log)
+[ "$n" -ge 10 ] && [ "$n" -lt 40 ] ||
+    { cat log; fail "$n lines about 60 clients"; }
 [ "$(grep -Ec 'err\.qed: read of 4096 bytes at 0x[0-9a-f]+ failed: Input/output error \(reading the backing file at offset 0x[0-9a-f]+ failed: .*\); the client got this error' log)" -eq 10 ] ||
     { cat log; fail "a line lacks something"; }
 serve_stop

@@ -7,6 +7,7 @@
 set -e
 . ./functions.sh
 . "$srcdir/serve.sh"
+. "$srcdir/qedctl.sh"
 
 cd "$tmpdir"
 
@@ -82,10 +83,7 @@ all_commands ()
 }
 
 serve disk.qed control=ctl 2>/dev/null
-for i in {1..100}; do
-    if qedctl list --control ctl >/dev/null 2>&1; then break; fi
-    sleep 0.1
-done
+wait_for_control
 # So much that qedctl goes on with what it gets; less; nothing that it knows.
 proxy use state access name type code path file what le
 said 31m metrics --control evil

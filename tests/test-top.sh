@@ -8,6 +8,7 @@
 set -e
 . ./functions.sh
 . "$srcdir/serve.sh"
+. "$srcdir/qedctl.sh"
 
 requires jq --version
 requires "$PYTHON" -c 'import nbd'
@@ -16,10 +17,7 @@ cd "$tmpdir"
 
 make_image disk.qed 65536 4 64M
 serve disk.qed control=ctl
-for i in {1..100}; do
-    if qedctl list --control ctl >/dev/null 2>&1; then break; fi
-    sleep 0.1
-done
+wait_for_control
 
 # ---- Without a terminal ---------------------------------------------------
 
