@@ -7,6 +7,7 @@
 #include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/fs.h>
@@ -18,8 +19,14 @@
 #include "file.h"
 #include "log.h"
 
-/* A lookup beneath a directory gives up when something is renamed just then. */
+/* A lookup beneath a directory gives up when something is renamed just then;
+ * and a file that another host's NFS client has leased from us (a delegation)
+ * can't be opened until that has given it back, which it is told by the first
+ * try.
+ */
 #define RENAME_TRIES 100
+#define LEASE_SECONDS 2
+#define LEASE_PAUSE_NS 20000000
 
 /* 0 if an image can lie on a file of this type. */
 static int
@@ -54,6 +61,39 @@ below (const char *directory, const char *path)
   return path + len + 1;
 }
 
+/* openat2 below 'dir'; open if that is AT_FDCWD. */
+static int
+open_once (int dir, const char *path, const struct open_how *how)
+{
+  const int fd = dir == AT_FDCWD ? open (path, (int) how->flags)
+    : (int) syscall (SYS_openat2, dir, path, how, sizeof *how);
+
+  return fd == -1 ? -errno : fd;
+}
+
+static int
+open_patiently (int dir, const char *path, const struct open_how *how)
+{
+  const struct timespec pause = { .tv_nsec = LEASE_PAUSE_NS };
+  unsigned quick = dir == AT_FDCWD ? 1 : RENAME_TRIES;
+  struct timespec end, now;
+  int fd;
+
+  clock_gettime (CLOCK_MONOTONIC, &end);
+  end.tv_sec += LEASE_SECONDS;
+  while ((fd = open_once (dir, path, how)) == -EAGAIN) {
+    clock_gettime (CLOCK_MONOTONIC, &now);
+    if (quick > 0)
+      quick--;
+    else if (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec &&
+                                         now.tv_nsec < end.tv_nsec))
+      nanosleep (&pause, NULL);
+    else
+      break;
+  }
+  return fd;
+}
+
 int
 file_open_beneath (const char *path, const char *beneath, int flags)
 {
@@ -61,25 +101,18 @@ file_open_beneath (const char *path, const char *beneath, int flags)
     .flags = flags | O_CLOEXEC | (flags & O_PATH ? 0 : O_NONBLOCK | O_NOCTTY),
     .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
   };
-  unsigned tries = 0;
   const char *rest;
   int dir, fd;
 
-  if (beneath == NULL) {
-    fd = open (path, (int) how.flags);
-    return fd == -1 ? -errno : fd;
-  }
+  if (beneath == NULL)
+    return open_patiently (AT_FDCWD, path, &how);
   rest = below (beneath, path);
   if (rest == NULL)
     return -EXDEV;
   dir = open (beneath, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (dir == -1)
     return -errno;
-  do
-    fd = (int) syscall (SYS_openat2, dir, rest, &how, sizeof how);
-  while (fd == -1 && errno == EAGAIN && ++tries < RENAME_TRIES);
-  if (fd == -1)
-    fd = -errno;
+  fd = open_patiently (dir, rest, &how);
   close (dir);
   return fd;
 }
@@ -117,6 +150,8 @@ failed (const char *path, int error, const struct qed_log *log)
 {
   log_error (log, "%s: cannot open: %s", path, error == -EXDEV
              ? "it is a symlink that leads out of the directory"
+             : error == -EAGAIN
+             ? "a client of this host's NFS server has it: try again"
              : strerror (-error));
   return error;
 }

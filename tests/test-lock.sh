@@ -166,6 +166,7 @@ let_go 2>/dev/null
 
 # Racers: one wins, one is refused, whoever it is.
 for round in {1..5}; do
+  rm -f a b                     # of the round before
   mkfifo race
   "$lock_holder" x.qed writer <race >a 2>&1 &
   first=$!
@@ -173,7 +174,7 @@ for round in {1..5}; do
   second=$!
   exec 6>race
   for i in {1..300}; do
-    if grep -q refused a b && grep -q held a b; then break; fi
+    if grep -qs refused a b && grep -qs held a b; then break; fi
     sleep 0.05
   done
   exec 6>&-
@@ -186,3 +187,50 @@ for round in {1..5}; do
   fi
 done
 cmp x.qed before
+
+# A lease, such as a client of this host's NFS server may have, is given back a
+# while after someone wants the file; that is waited for, too, but not forever.
+cat >lease.py <<'END'
+import fcntl, os, signal, sys, time
+fd = os.open("x.qed", os.O_RDWR)
+asked = False
+def give_back(*_):
+    global asked
+    asked = True
+signal.signal(signal.SIGIO, give_back)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("leased", flush=True)
+while not asked:
+    time.sleep(0.01)
+time.sleep(float(sys.argv[1]))
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+print("given back", flush=True)
+END
+# lease SECONDS: until so long after it is asked back.
+lease ()
+{
+  rm -f leased
+  timeout 60 "$PYTHON" lease.py $1 >leased &
+  lease=$!
+  for i in {1..100}; do [ ! -s leased ] || break; sleep 0.1; done
+  [ -s leased ] || fail "there is no lease"
+}
+if "$PYTHON" -c 'import fcntl, os
+fcntl.fcntl(os.open("x.qed", os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)'; then
+  for beneath in '' 1; do
+    lease 0.5
+    if [ -z "$beneath" ]; then
+      qedctl check --repair x.qed >out 2>&1 || fail "leased: $(cat out)"
+    else
+      timeout 30 "$abs_top_builddir/nbdkit" -U - qed dir=. \
+              --run 'nbdinfo --size "nbd+unix:///x.qed?socket=$unixsocket"' \
+              >out 2>&1 || fail "leased: $(cat out)"
+    fi
+    wait $lease
+  done
+  lease 6
+  if qedctl check --repair x.qed >out 2>&1; then fail "leased for long"; fi
+  grep -q "x.qed: cannot open: a client of this host's NFS server has it" out ||
+    fail "leased for long: $(cat out)"
+  wait $lease
+fi

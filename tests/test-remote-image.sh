@@ -147,8 +147,9 @@ named 'disk.qed' disk.qed
 named 'disks/my%20disk.qed' 'my disk.qed'
 named 'disks/' ''
 named 'a%0Ab' ''
-if nbdkit -U - qed "nbd+unix:///qed-control?socket=$backing_sock" \
-          control-export=check --run true 2>log; then
+if "$abs_top_builddir/nbdkit" -U - qed control-export=check \
+       "file=nbd+unix:///qed-control?socket=$backing_sock" --run true 2>log
+then
     fail "the control export's name is taken"
 fi
 stop_backing TERM
