@@ -13,9 +13,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/magic.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #include "lock.h"
 
@@ -65,10 +67,8 @@ byte_lock (int fd, int command, off_t byte, short *type)
 }
 
 static int
-set_byte (int fd, off_t byte, bool locked)
+set_byte (int fd, off_t byte, short type)
 {
-  short type = locked ? F_RDLCK : F_UNLCK;
-
   return byte_lock (fd, F_OFD_SETLK, byte, &type);
 }
 
@@ -91,8 +91,8 @@ lock_drop (int fd)
   unsigned n;
 
   for (n = 0; n < PERMISSIONS; ++n) {
-    set_byte (fd, USE_BYTE (n), false);
-    set_byte (fd, UNSHARE_BYTE (n), false);
+    set_byte (fd, USE_BYTE (n), F_UNLCK);
+    set_byte (fd, UNSHARE_BYTE (n), F_UNLCK);
   }
 }
 
@@ -116,22 +116,39 @@ test_role (int fd, unsigned uses, off_t *conflict)
   return 0;
 }
 
-/* Hold the locks of a role, and no others. */
+/* Hold the locks of a role, and no others; those of NOT_SHARED are of the type
+ * 'exclusive'.
+ */
 static int
-set_role (int fd, unsigned uses, off_t *conflict)
+set_role (int fd, unsigned uses, short exclusive, off_t *conflict)
 {
   unsigned n;
+  short type;
   int r;
 
   for (n = 0; n < PERMISSIONS; ++n) {
+    type = NOT_SHARED & BIT (n) ? exclusive : F_RDLCK;
     *conflict = USE_BYTE (n);
-    if ((r = set_byte (fd, *conflict, uses & BIT (n))) < 0)
+    if ((r = set_byte (fd, *conflict, uses & BIT (n) ? type : F_UNLCK)) < 0)
       return r;
     *conflict = UNSHARE_BYTE (n);
-    if ((r = set_byte (fd, *conflict, NOT_SHARED & BIT (n))) < 0)
+    if ((r = set_byte (fd, *conflict,
+                       NOT_SHARED & BIT (n) ? type : F_UNLCK)) < 0)
       return r;
   }
   return 0;
+}
+
+/* Linux's NFS 3 server doesn't see read locks when it tests for others, so
+ * nobody would see ours; write locks it sees.  They also are refused where
+ * anyone, QEMU too, has a read lock.  For version 4 it makes no difference.
+ */
+static bool
+needs_write_locks (int fd)
+{
+  struct statfs fs;
+
+  return fstatfs (fd, &fs) == 0 && fs.f_type == NFS_SUPER_MAGIC;
 }
 
 int
@@ -146,13 +163,14 @@ lock_test (int fd, bool writer)
  * who try again and again from getting in the way of a third who tests.
  */
 static int
-try_take (int fd, bool writer, off_t *conflict)
+try_take (int fd, bool writer, bool write_locks, off_t *conflict)
 {
   const unsigned uses = writer ? WRITER_USES : READER_USES;
+  const short exclusive = writer && write_locks ? F_WRLCK : F_RDLCK;
   int r;
 
   if ((r = test_role (fd, uses, conflict)) < 0 ||
-      (r = set_role (fd, uses, conflict)) < 0)
+      (r = set_role (fd, uses, exclusive, conflict)) < 0)
     return r;
   return test_role (fd, uses, conflict);
 }
@@ -319,6 +337,13 @@ pause_randomly (void)
 int
 lock_take (int fd, bool writer, char holder[LOCK_HOLDER_SIZE])
 {
+  return lock_take_as (fd, writer, needs_write_locks (fd), holder);
+}
+
+int
+lock_take_as (int fd, bool writer, bool write_locks,
+              char holder[LOCK_HOLDER_SIZE])
+{
   const int64_t deadline = now_ms () + RETRY_MS;
   off_t conflict = 0;
   unsigned tries = 0;
@@ -326,7 +351,7 @@ lock_take (int fd, bool writer, char holder[LOCK_HOLDER_SIZE])
 
   holder[0] = '\0';
   for (;;) {
-    r = try_take (fd, writer, &conflict);
+    r = try_take (fd, writer, write_locks, &conflict);
     if (r == 0)
       return 0;
     lock_drop (fd);

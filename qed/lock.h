@@ -29,6 +29,12 @@
  */
 int lock_take (int fd, bool writer, char holder[LOCK_HOLDER_SIZE]);
 
+/* lock_take says by itself whether a writer sets write locks, but on byte 100,
+ * in place of read locks: on NFS.
+ */
+int lock_take_as (int fd, bool writer, bool write_locks,
+                  char holder[LOCK_HOLDER_SIZE]);
+
 /* Whether lock_take would succeed just now: 0, -EAGAIN or another negative
  * errno.  Nothing is set, so that those who watch a lock are in nobody's way.
  */

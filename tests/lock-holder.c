@@ -2,11 +2,12 @@
 
 /* Take the engine's lock on a file and hold it until the standard input ends.
  *
- *   lock-holder FILE writer|reader [drop-after-fork]
+ *   lock-holder FILE writer|reader|nfs-writer [drop-after-fork]
  *
  * Prints "held", or "refused HOLDER", or "failed ERROR" (exit 1).  With
  * drop-after-fork a child keeps a copy of the descriptor, and the lock is
- * dropped in the parent before "held" is printed.
+ * dropped in the parent before "held" is printed.  A nfs-writer does as a writer
+ * does on NFS.
  */
 
 #include <fcntl.h>
@@ -32,22 +33,25 @@ int
 main (int argc, char **argv)
 {
   char holder[LOCK_HOLDER_SIZE];
-  bool writer;
+  bool writer, nfs;
   pid_t child;
   int fd, r;
 
   if (argc < 3) {
-    fprintf (stderr, "usage: %s FILE writer|reader [drop-after-fork]\n",
+    fprintf (stderr, "usage: %s FILE writer|reader|nfs-writer "
+             "[drop-after-fork]\n",
              argv[0]);
     return 1;
   }
-  writer = strcmp (argv[2], "writer") == 0;
+  nfs = strcmp (argv[2], "nfs-writer") == 0;
+  writer = nfs || strcmp (argv[2], "writer") == 0;
   fd = open (argv[1], (writer ? O_RDWR : O_RDONLY) | O_CLOEXEC);
   if (fd == -1) {
     perror (argv[1]);
     return 1;
   }
-  r = lock_take (fd, writer, holder);
+  r = nfs ? lock_take_as (fd, true, true, holder)
+    : lock_take (fd, writer, holder);
   if (r == -EAGAIN)
     printf ("refused %s\n", holder);
   else if (r < 0)

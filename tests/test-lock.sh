@@ -96,12 +96,15 @@ qedctl create --force x.qed 1M
 hold any_lock qemu-io -f qed x.qed
 we_refuse qemu-io
 we_get reader "refused qemu-io, process $held"
+we_get nfs-writer "refused qemu-io, process $held"
 let_go
 we_get writer held
+we_get nfs-writer held
 
 # QEMU reads: a reader of ours, but no writer.
 hold any_lock qemu-io -r -f qed x.qed
 we_refuse qemu-io
+we_get nfs-writer "refused qemu-io, process $held"
 we_get reader held
 let_go
 
@@ -114,23 +117,29 @@ for ro in "" -r; do
 done
 we_get writer held
 
-# We write: QEMU does neither.
-hold held_by_us "$lock_holder" x.qed writer
-if qemu-io -f qed -c 'write 0 512' x.qed >out 2>&1; then fail "two writers"; fi
-grep -q 'lock' out || fail "qemu-io fails otherwise: $(cat out)"
-if qemu-io -r -f qed -c 'read 0 512' x.qed >out 2>&1; then
-  fail "QEMU reads what we write"
-fi
-if qemu-nbd -f qed -k "$tmpdir/sock" x.qed >out 2>&1 </dev/null; then
-  fail "qemu-nbd serves what we write"
-fi
-if qemu-img check x.qed >out 2>&1; then
-  fail "qemu-img checks what we write"
-fi
-cmp x.qed before
-we_refuse lock-holder
-we_get reader "refused lock-holder, process $held"
-let_go
+# We write: QEMU does neither; and as we do on NFS, with write locks.
+for writer in writer nfs-writer; do
+  hold held_by_us "$lock_holder" x.qed $writer
+  if qemu-io -f qed -c 'write 0 512' x.qed >out 2>&1; then fail "two writers"; fi
+  grep -q 'lock' out || fail "qemu-io fails otherwise: $(cat out)"
+  if qemu-io -r -f qed -c 'read 0 512' x.qed >out 2>&1; then
+    fail "QEMU reads what we write"
+  fi
+  if qemu-nbd -f qed -k "$tmpdir/sock" x.qed >out 2>&1 </dev/null; then
+    fail "qemu-nbd serves what we write"
+  fi
+  if qemu-img check x.qed >out 2>&1; then
+    fail "qemu-img checks what we write"
+  fi
+  cmp x.qed before
+  qemu-img info -U x.qed >out || fail "nobody may look"
+  we_refuse lock-holder
+  for other in writer nfs-writer; do
+    we_get $other "refused lock-holder, process $held"
+  done
+  we_get reader "refused lock-holder, process $held"
+  let_go
+done
 
 # We read: QEMU reads too, and does not write.
 hold held_by_us "$lock_holder" x.qed reader
@@ -165,12 +174,14 @@ wait $! || :
 let_go 2>/dev/null
 
 # Racers: one wins, one is refused, whoever it is.
-for round in {1..5}; do
+for round in {1..6}; do
+  other=writer
+  [ $((round % 2)) -eq 0 ] || other=nfs-writer
   rm -f a b                     # of the round before
   mkfifo race
   "$lock_holder" x.qed writer <race >a 2>&1 &
   first=$!
-  "$lock_holder" x.qed writer <race >b 2>&1 &
+  "$lock_holder" x.qed $other <race >b 2>&1 &
   second=$!
   exec 6>race
   for i in {1..300}; do
