@@ -168,3 +168,44 @@ ctl_door_close (struct ctl_door *door)
   free (door->image);
   *door = (struct ctl_door) { NULL, NULL };
 }
+
+/* ---- The options of commands to a server ------------------------------- */
+
+#define MORE_MAX 4u
+
+bool
+ctl_door_parse (const struct ctl_command *command, int argc, char **argv,
+                struct ctl_door_line *line, int *status)
+{
+  enum { OPT_CONTROL = CTL_OPT_FIRST, OPT_JSON };
+  struct option longopts[3 + MORE_MAX + 1] = {
+    { "help", no_argument, NULL, 'h' },
+    { "control", required_argument, NULL, OPT_CONTROL },
+    { "json", no_argument, NULL, OPT_JSON },
+  };
+  struct ctl_options options = {
+    .command = command, .longopts = longopts, .shortopts = ":h",
+  };
+  const char *control = NULL;
+  unsigned i;
+  int c;
+
+  for (i = 0; line->more != NULL && line->more[i].name != NULL; i++)
+    longopts[3 + i] = line->more[i];
+  while ((c = ctl_options_next (&options, argc, argv, status)) !=
+         CTL_OPTIONS_END) {
+    if (c == CTL_OPTIONS_EXIT)
+      return false;
+    if (c == OPT_CONTROL)
+      control = optarg;
+    else if (c == OPT_JSON)
+      line->json = true;
+    else if (!line->take (line->opaque, c, optarg)) {
+      *status = CTL_FAILED;
+      return false;
+    }
+  }
+  *status = CTL_FAILED;
+  return ctl_door_open (command, control, line->takes_image, argc, argv,
+                        &line->door);
+}

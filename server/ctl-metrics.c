@@ -177,38 +177,33 @@ tell (struct ctl_door *door, const char *path, bool json)
   return status;
 }
 
+static bool
+take_option (void *opaque, int option, const char *value)
+{
+  const char **path = opaque;
+
+  (void) option;                /* there is only --textfile */
+  *path = value;
+  return true;
+}
+
 static int
 run (const struct ctl_command *command, int argc, char **argv)
 {
-  enum { OPT_CONTROL = CTL_OPT_FIRST, OPT_TEXTFILE, OPT_JSON };
-  static const struct option longopts[] = {
-    { "help", no_argument, NULL, 'h' },
-    { "control", required_argument, NULL, OPT_CONTROL },
-    { "textfile", required_argument, NULL, OPT_TEXTFILE },
-    { "json", no_argument, NULL, OPT_JSON },
+  static const struct option more[] = {
+    { "textfile", required_argument, NULL, CTL_OPT_DOOR_MORE },
     { NULL, 0, NULL, 0 },
   };
-  struct ctl_options options = {
-    .command = command, .longopts = longopts, .shortopts = ":h",
+  const char *path = NULL;
+  struct ctl_door_line line = {
+    .more = more, .take = take_option, .opaque = &path,
   };
-  const char *control = NULL, *path = NULL;
-  struct ctl_door door;
-  bool json = false;
-  int c, status;
+  int status;
 
-  while ((c = ctl_options_next (&options, argc, argv, &status)) !=
-         CTL_OPTIONS_END) {
-    switch (c) {
-    case OPT_CONTROL:  control = optarg; break;
-    case OPT_TEXTFILE: path = optarg; break;
-    case OPT_JSON:     json = true; break;
-    default:           return status;
-    }
-  }
-  if (!ctl_door_open (command, control, false, argc, argv, &door))
-    return CTL_FAILED;
-  status = tell (&door, path, json);
-  ctl_door_close (&door);
+  if (!ctl_door_parse (command, argc, argv, &line, &status))
+    return status;
+  status = tell (&line.door, path, line.json);
+  ctl_door_close (&line.door);
   return status;
 }
 

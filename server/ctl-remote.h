@@ -120,4 +120,21 @@ bool ctl_door_open (const struct ctl_command *command, const char *control,
                     struct ctl_door *door);
 void ctl_door_close (struct ctl_door *door);
 
+/* The command line of a command to a server, and the server: --help, --control
+ * and --json, and 'more' options, ended by one without a name, which 'take' is
+ * given; it returns false, with a message, if it doesn't like one.  Both may be
+ * NULL.  False with the exit status.
+ */
+struct ctl_door_line {
+  const struct option *more;    /* values from CTL_OPT_DOOR_MORE on */
+  bool (*take) (void *opaque, int option, const char *value);
+  void *opaque;
+  bool takes_image;
+  bool json;                    /* the result */
+  struct ctl_door door;         /* the result */
+};
+#define CTL_OPT_DOOR_MORE (CTL_OPT_FIRST + 16)
+bool ctl_door_parse (const struct ctl_command *command, int argc, char **argv,
+                     struct ctl_door_line *line, int *status);
+
 #endif /* QED_CTL_REMOTE_H */

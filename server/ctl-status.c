@@ -13,44 +13,6 @@
 
 #include "ctl-remote.h"
 
-struct arguments {
-  struct ctl_door door;
-  bool json;
-};
-
-/* The options that all have.  False with the exit status. */
-static bool
-parse_arguments (const struct ctl_command *command, bool takes_image,
-                 int argc, char **argv, struct arguments *arguments,
-                 int *status)
-{
-  enum { OPT_CONTROL = CTL_OPT_FIRST, OPT_JSON };
-  static const struct option longopts[] = {
-    { "help", no_argument, NULL, 'h' },
-    { "control", required_argument, NULL, OPT_CONTROL },
-    { "json", no_argument, NULL, OPT_JSON },
-    { NULL, 0, NULL, 0 },
-  };
-  struct ctl_options options = {
-    .command = command, .longopts = longopts, .shortopts = ":h",
-  };
-  const char *control = NULL;
-  int c;
-
-  *arguments = (struct arguments) { .json = false };
-  while ((c = ctl_options_next (&options, argc, argv, status)) !=
-         CTL_OPTIONS_END) {
-    switch (c) {
-    case OPT_CONTROL: control = optarg; break;
-    case OPT_JSON:    arguments->json = true; break;
-    default:          return false;
-    }
-  }
-  *status = CTL_FAILED;
-  return ctl_door_open (command, control, takes_image, argc, argv,
-                        &arguments->door);
-}
-
 /* As the server said it. */
 static int
 print_json (const json_t *reply)
@@ -127,23 +89,23 @@ print_list (const json_t *list)
 static int
 run_list (const struct ctl_command *command, int argc, char **argv)
 {
-  struct arguments arguments;
+  struct ctl_door_line line = { .takes_image = false };
   json_t *list;
   int status;
 
-  if (!parse_arguments (command, false, argc, argv, &arguments, &status))
+  if (!ctl_door_parse (command, argc, argv, &line, &status))
     return status;
-  list = get_list (arguments.door.remote);
+  list = get_list (line.door.remote);
   if (list == NULL)
     status = CTL_FAILED;
-  else if (arguments.json)
+  else if (line.json)
     status = print_json (list);
   else {
     print_list (list);
     status = ctl_end_output ();
   }
   json_decref (list);
-  ctl_door_close (&arguments.door);
+  ctl_door_close (&line.door);
   return status;
 }
 
@@ -331,22 +293,22 @@ print_status (const json_t *reply)
 static int
 run_status (const struct ctl_command *command, int argc, char **argv)
 {
-  struct arguments arguments;
+  struct ctl_door_line line = { .takes_image = true };
   json_t *reply;
   int status;
 
-  if (!parse_arguments (command, true, argc, argv, &arguments, &status))
+  if (!ctl_door_parse (command, argc, argv, &line, &status))
     return status;
-  reply = ctl_remote_ask (arguments.door.remote,
-                          ctl_request ("status", arguments.door.image), NULL);
+  reply = ctl_remote_ask (line.door.remote,
+                          ctl_request ("status", line.door.image), NULL);
   if (reply == NULL)
     status = CTL_FAILED;
-  else if (arguments.json)
+  else if (line.json)
     status = print_json (reply);
   else
     status = print_status (reply) ? CTL_OK : CTL_FAILED;
   json_decref (reply);
-  ctl_door_close (&arguments.door);
+  ctl_door_close (&line.door);
   return status;
 }
 
@@ -360,25 +322,25 @@ static int
 run_simple (const struct ctl_command *command, int argc, char **argv,
             const char *key, const char *const texts[2])
 {
-  struct arguments arguments;
+  struct ctl_door_line line = { .takes_image = true };
   json_t *reply;
   int status;
 
-  if (!parse_arguments (command, true, argc, argv, &arguments, &status))
+  if (!ctl_door_parse (command, argc, argv, &line, &status))
     return status;
-  reply = ctl_remote_ask (arguments.door.remote,
-                          ctl_request (command->name, arguments.door.image),
+  reply = ctl_remote_ask (line.door.remote,
+                          ctl_request (command->name, line.door.image),
                           NULL);
   if (reply == NULL)
     status = CTL_FAILED;
-  else if (arguments.json)
+  else if (line.json)
     status = print_json (reply);
   else {
     puts (texts[ctl_json_bool (reply, key) ? 0 : 1]);
     status = ctl_end_output ();
   }
   json_decref (reply);
-  ctl_door_close (&arguments.door);
+  ctl_door_close (&line.door);
   return status;
 }
 

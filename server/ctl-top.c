@@ -23,7 +23,6 @@
 #define LINE_SIZE 512
 
 struct arguments {
-  const char *control;
   double interval;              /* seconds */
   uint64_t count;               /* tables; 0: no end */
   bool json;
@@ -448,53 +447,37 @@ parse_count (const char *text, uint64_t *count)
   return false;
 }
 
-/* False with the exit status. */
-static bool
-parse_arguments (const struct ctl_command *command, int argc, char **argv,
-                 struct arguments *arguments, int *status)
-{
-  enum { OPT_CONTROL = CTL_OPT_FIRST, OPT_INTERVAL, OPT_COUNT, OPT_JSON };
-  static const struct option longopts[] = {
-    { "help", no_argument, NULL, 'h' },
-    { "control", required_argument, NULL, OPT_CONTROL },
-    { "interval", required_argument, NULL, OPT_INTERVAL },
-    { "count", required_argument, NULL, OPT_COUNT },
-    { "json", no_argument, NULL, OPT_JSON },
-    { NULL, 0, NULL, 0 },
-  };
-  struct ctl_options options = {
-    .command = command, .longopts = longopts, .shortopts = ":h",
-  };
-  bool ok = true;
-  int c;
+enum { OPT_INTERVAL = CTL_OPT_DOOR_MORE, OPT_COUNT };
 
-  *arguments = (struct arguments) { .interval = 2 };
-  while (ok && (c = ctl_options_next (&options, argc, argv, status)) !=
-         CTL_OPTIONS_END) {
-    switch (c) {
-    case OPT_CONTROL:  arguments->control = optarg; break;
-    case OPT_INTERVAL: ok = parse_interval (optarg, &arguments->interval);
-                       break;
-    case OPT_COUNT:    ok = parse_count (optarg, &arguments->count); break;
-    case OPT_JSON:     arguments->json = true; break;
-    default:           return false;
-    }
-  }
-  *status = CTL_FAILED;
-  return ok;
+static bool
+take_option (void *opaque, int option, const char *value)
+{
+  struct arguments *arguments = opaque;
+
+  return option == OPT_INTERVAL
+    ? parse_interval (value, &arguments->interval)
+    : parse_count (value, &arguments->count);
 }
 
 static int
 run (const struct ctl_command *command, int argc, char **argv)
 {
-  struct top top;
+  static const struct option more[] = {
+    { "interval", required_argument, NULL, OPT_INTERVAL },
+    { "count", required_argument, NULL, OPT_COUNT },
+    { NULL, 0, NULL, 0 },
+  };
+  struct top top = { .arguments.interval = 2 };
+  struct ctl_door_line line = {
+    .more = more, .take = take_option, .opaque = &top.arguments,
+    .takes_image = true,
+  };
   int status;
 
-  memset (&top, 0, sizeof top);
-  if (!parse_arguments (command, argc, argv, &top.arguments, &status) ||
-      !ctl_door_open (command, top.arguments.control, true, argc, argv,
-                      &top.door))
+  if (!ctl_door_parse (command, argc, argv, &line, &status))
     return status;
+  top.door = line.door;
+  top.arguments.json = line.json;
   status = watch (&top);
   top_screen_end ();
   json_decref (top.before);
