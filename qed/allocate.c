@@ -36,7 +36,7 @@ change_begin (struct qed_image *image, struct qed_request *request)
     r = request_refused (image, request);
   if (r != 0)
     return r;
-  if (metadata_pressed (&image->metadata))
+  if (metadata_pressed (&image->metadata) || pending_full (&image->pending))
     return request_wait_job (image, &image->want_flush, request);
   if (gate_enter (&image->gate))
     return 0;
@@ -51,24 +51,26 @@ change_end (struct qed_image *image)
 
 /* ---- Publishing ---- */
 
-/* The one place where entries change.  The page is locked; what O3 asks of
- * the clusters is noted before, so that no write-back can see the entries and
- * not the note.
+/* The page is locked; what O3 asks of the clusters is noted before, so that no
+ * write-back can see the entries and not the note.  -ENOBUFS: a write-back has
+ * to come first.
  */
-static void
+static int
 publish (struct qed_image *image, struct page *page, unsigned index,
          const struct space_run *run, unsigned step)
 {
-  uint64_t i;
+  unsigned bits = image->geometry.cluster_bits;
+  int r;
 
   if (run->used_before || image->backing)
     atomic_store (&image->sync_data_first, true);
-  for (i = 0; i < run->n; i += step)
-    page_publish (&image->metadata, page, index + (unsigned) (i / step),
-                  (run->first + i) << image->geometry.cluster_bits |
-                  ENTRY_CHECKED);
-  atomic_store_explicit (&image->last_change, loop_now (),
-                         memory_order_relaxed);
+  r = pending_publish (image, page, index, run->first << bits,
+                       (uint64_t) step << bits, (unsigned) (run->n / step),
+                       ENTRY_CHECKED);
+  if (r == 0)
+    atomic_store_explicit (&image->last_change, loop_now (),
+                           memory_order_relaxed);
+  return r;
 }
 
 /* If the cache has no room for the page, a write-back makes some. */
@@ -104,7 +106,7 @@ zero_run (struct qed_image *image, const struct space_run *run)
 bool
 allocate_may_reuse (int r)
 {
-  return r == REQUEST_AGAIN || r == -ENOSPC || r == -EDQUOT;
+  return r == REQUEST_AGAIN || r == -ENOBUFS || r == -ENOSPC || r == -EDQUOT;
 }
 
 /* There is no free cluster, but some were freed: a write-back, and then their
@@ -144,11 +146,11 @@ grow (struct qed_image *image, struct qed_request *request, uint64_t n)
   return r == 0 ? REQUEST_AGAIN : r;
 }
 
-void
+int
 allocate_publish (struct qed_image *image, struct page *page, unsigned index,
                   const struct space_run *run)
 {
-  publish (image, page, index, run, 1);
+  return publish (image, page, index, run, 1);
 }
 
 int
@@ -173,8 +175,7 @@ link_table (struct qed_image *image, struct page *page, unsigned index,
 {
   if (page_get (page, index) != 0)
     return REQUEST_AGAIN;
-  publish (image, page, index, run, (unsigned) run->n);
-  return 0;
+  return publish (image, page, index, run, (unsigned) run->n);
 }
 
 /* Make a table whose clusters read as zeros.  'page' is locked on entry and
@@ -189,8 +190,11 @@ new_table (struct qed_image *image, struct qed_request *request,
   struct space_run run;
   int r = space_reserve_table (&image->space, n, &run);
 
-  if (r == 0 && !run.used_before)
+  if (r == 0 && !run.used_before) {
     r = link_table (image, page, index, &run);
+    if (r != 0)
+      space_release (&image->space, &run);
+  }
   else if (r == 0) {
     metadata_unlock_page (&image->metadata, page);
     r = zero_run (image, &run);
@@ -208,7 +212,7 @@ new_table (struct qed_image *image, struct qed_request *request,
     return grow (image, request, n);
   if (r == -ENOSPC)
     return take_held (image, request);
-  if (r == -EBUSY)
+  if (r == -EBUSY || r == -ENOBUFS)
     return request_wait_job (image, &image->want_flush, request);
   return r == 0 ? REQUEST_AGAIN : r;
 }
@@ -260,8 +264,7 @@ link_clusters (struct qed_image *image, struct page *page, unsigned index,
 {
   if (count_unallocated (page, index, run->n) < run->n)
     return REQUEST_AGAIN;
-  publish (image, page, index, run, 1);
-  return 0;
+  return publish (image, page, index, run, 1);
 }
 
 /* Reserve and publish up to 'want' clusters from 'at' on.  'page' is locked
@@ -275,8 +278,11 @@ new_clusters (struct qed_image *image, struct qed_request *request,
   uint64_t n = count_unallocated (page, index, want), key = page->key;
   int r = n > 0 ? space_reserve (&image->space, n, run) : REQUEST_AGAIN;
 
-  if (r == 0 && !run->used_before)
+  if (r == 0 && !run->used_before) {
     r = link_clusters (image, page, index, run);
+    if (r != 0)
+      space_release (&image->space, run);
+  }
   else if (r == 0) {
     metadata_unlock_page (&image->metadata, page);
     r = zero_run (image, run);
@@ -292,6 +298,8 @@ new_clusters (struct qed_image *image, struct qed_request *request,
     metadata_unlock_page (&image->metadata, page);
   if (r == -EBUSY)
     return wait_for_space (image, request);
+  if (r == -ENOBUFS)
+    return request_wait_job (image, &image->want_flush, request);
   if (r == -ENOSPC)
     return take_held (image, request);
   return r == -EAGAIN ? grow (image, request, n) : r;

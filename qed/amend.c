@@ -34,12 +34,15 @@ publish (struct qed_image *image, struct page *page,
          const struct amendment *amendment)
 {
   uint64_t i;
+  int r;
 
   if (disk_value (page, amendment->index) != amendment->old)
     return -ESTALE;
   if (amendment->new > FORMAT_ENTRY_ZERO)
     atomic_store (&image->sync_data_first, true);
-  page_publish (&image->metadata, page, amendment->index, amendment->new);
+  r = pending_publish (image, page, amendment->index, amendment->new, 0, 1, 0);
+  if (r < 0)
+    return r;
   for (i = 0; i < amendment->freed; i++)
     space_freed (&image->space, (amendment->old >>
                                  image->geometry.cluster_bits) + i);

@@ -304,13 +304,15 @@ publish_in_gate (struct qed_image *image, struct qed_request *request,
   if (page == NULL)
     return change_load (image, request, at);
   if (unchanged (page, index, cow)) {
-    allocate_publish (image, page, index, &cow->run);
-    set_run (image, cow, NULL); /* it's the image's now */
+    r = allocate_publish (image, page, index, &cow->run);
+    if (r == 0)
+      set_run (image, cow, NULL);       /* it's the image's now */
   }
   else
     r = COW_LOST;
   metadata_unlock_page (&image->metadata, page);
-  return r;
+  return r == -ENOBUFS
+    ? request_wait_job (image, &image->want_flush, request) : r;
 }
 
 static int

@@ -21,16 +21,25 @@ image_of (struct job *job)
 
 /* ---- mark-dirty: NEED_CHECK is durable before any change (O1) ---- */
 
+static int begin_log (struct job *job);
 static int set_need_check (struct job *job);
 static int open_gate (struct job *job);
 
 static const struct job_step mark_dirty_steps[] = {
+  { "begin-log",        begin_log },    /* O10: the log before the gate */
   { "read-header",      header_read },
   { "set-need-check",   set_need_check },
   { "sync-header",      header_sync },
   { "open-gate",        open_gate },
   { NULL, NULL }
 };
+
+static int
+begin_log (struct job *job)
+{
+  pending_begin (image_of (job));
+  return JOB_NEXT;
+}
 
 static int
 set_need_check (struct job *job)
@@ -79,6 +88,7 @@ dirty_mark (struct qed_image *image)
 /* ---- make-clean: NEED_CHECK goes after everything else (O7) ---- */
 
 static int close_gate (struct job *job);
+static int empty_log (struct job *job);
 static int reclaim (struct job *job);
 static int drop_tables (struct job *job);
 static int sync_dropped (struct job *job);
@@ -88,6 +98,7 @@ static int clear_need_check (struct job *job);
 static const struct job_step make_clean_steps[] = {
   { "close-gate",       close_gate },   /* wait for changes under way */
   { "write-back",       flush_step },   /* ends with a sync */
+  { "empty-log",        empty_log },    /* before what it names is cut off */
   { "reclaim",          reclaim },      /* what was freed is free */
   { "drop-tables",      drop_tables },  /* none of them names anything */
   { "sync-dropped",     sync_dropped }, /* before they are cut off */
@@ -107,6 +118,14 @@ close_gate (struct job *job)
   if (gate_close (&image->gate))
     job_io_end (job, 0);
   return JOB_WAIT;              /* else the last holder ends it */
+}
+
+/* No one adds to it while the gate is closed. */
+static int
+empty_log (struct job *job)
+{
+  pending_empty (&image_of (job)->pending);
+  return JOB_NEXT;
 }
 
 static int
@@ -200,15 +219,19 @@ cut_tail (struct job *job)
   return JOB_WAIT;
 }
 
-/* An image in which damage was found stays marked, so that it is checked. */
+/* An image in which damage was found stays marked, so that it is checked; but
+ * no longer as one with a log.
+ */
 static int
 clear_need_check (struct job *job)
 {
   struct qed_image *image = image_of (job);
+  bool damaged = atomic_load (&image->damaged);
 
-  if (atomic_load (&image->damaged))
+  if (damaged && image->header.autoclear_features == 0)
     return JOB_NEXT;
-  return header_write_features (job, 0, QED_F_NEED_CHECK);
+  image->header.autoclear_features = 0;
+  return header_write_features (job, 0, damaged ? 0 : QED_F_NEED_CHECK);
 }
 
 /* If anything failed, the header may say either: the gate stays closed, so

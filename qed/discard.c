@@ -33,40 +33,86 @@ empty_entry (const struct qed_image *image, enum qed_op op, uint64_t at)
     ? FORMAT_ENTRY_ZERO : 0;
 }
 
+/* What the i-th entry was when it was looked up. */
+static uint64_t
+looked_up (const struct qed_image *image, const struct extent *extent,
+           unsigned i)
+{
+  return extent->class == FORMAT_ALLOCATED
+    ? extent->offset + ((uint64_t) i << image->geometry.cluster_bits)
+    : extent->class == FORMAT_ZERO ? FORMAT_ENTRY_ZERO : 0;
+}
+
+/* How many entries from the i-th on are still so, and become the same. */
+static unsigned
+count_same (const struct qed_image *image, const struct page *page,
+            enum qed_op op, uint64_t at, const struct extent *extent,
+            unsigned i, unsigned n)
+{
+  unsigned bits = image->geometry.cluster_bits, same = 0;
+  unsigned index = image_l2_index (image, at);
+  uint64_t empty = empty_entry (image, op, at + ((uint64_t) i << bits));
+
+  while (i + same < n &&
+         (page_get (page, index + i + same) & ~ENTRY_MARKS) ==
+         looked_up (image, extent, i + same) &&
+         empty_entry (image, op, at + ((uint64_t) (i + same) << bits)) ==
+         empty)
+    same++;
+  return same;
+}
+
+/* So many entries from the i-th on lose their place, if they have one. */
+static int
+clear_same (struct qed_image *image, struct page *page, enum qed_op op,
+            uint64_t at, const struct extent *extent, unsigned i, unsigned n)
+{
+  unsigned bits = image->geometry.cluster_bits, end = i + n;
+  uint64_t empty = empty_entry (image, op, at + ((uint64_t) i << bits));
+  int r = pending_publish (image, page, image_l2_index (image, at) + i, empty,
+                           0, n, 0);
+
+  if (r < 0)
+    return r;
+  if (extent->class != FORMAT_ALLOCATED)
+    space_unpromise (&image->space, n);
+  else
+    for (; i < end; i++)
+      space_freed (&image->space, looked_up (image, extent, i) >> bits);
+  return 0;
+}
+
 /* The run's clusters lose their place, if they have one.  Entries that are not
- * as they were looked up were changed meanwhile by someone else.  Returns
- * false if he gave one a place: around his data there may be what stands in
- * the backing file, so that the caller must look up again.  With the page
- * locked.
+ * as they were looked up were changed meanwhile by someone else.
+ * REQUEST_AGAIN if he gave one a place: around his data there may be what
+ * stands in the backing file, so that the caller must look up again.  -ENOBUFS:
+ * a write-back has to come first; some may be done.  With the page locked.
  */
-static bool
+static int
 clear_entries (struct qed_image *image, struct page *page, enum qed_op op,
                uint64_t at, const struct extent *extent, unsigned n)
 {
-  unsigned bits = image->geometry.cluster_bits, i;
-  unsigned index = image_l2_index (image, at);
-  uint64_t first = extent->offset >> bits, was, is;
-  bool all = true;
+  unsigned index = image_l2_index (image, at), i, same;
+  uint64_t is;
+  int r = 0;
 
-  for (i = 0; i < n; i++) {
-    was = extent->class == FORMAT_ALLOCATED ? (first + i) << bits
-      : extent->class == FORMAT_ZERO ? FORMAT_ENTRY_ZERO : 0;
-    is = page_get (page, index + i) & ~ENTRY_MARKS;
-    if (is != was) {
-      all &= is == 0 || is == FORMAT_ENTRY_ZERO;
-      space_unpromise (&image->space, 1);
-      continue;
+  for (i = 0; i < n; i += same) {
+    same = count_same (image, page, op, at, extent, i, n);
+    if (same > 0 && clear_same (image, page, op, at, extent, i, same) < 0) {
+      space_unpromise (&image->space, n - i);
+      return -ENOBUFS;
     }
-    page_publish (&image->metadata, page, index + i,
-                  empty_entry (image, op, at + ((uint64_t) i << bits)));
-    if (extent->class == FORMAT_ALLOCATED)
-      space_freed (&image->space, first + i);
-    else
+    if (same == 0) {
+      is = page_get (page, index + i) & ~ENTRY_MARKS;
+      if (is != 0 && is != FORMAT_ENTRY_ZERO)
+        r = REQUEST_AGAIN;
       space_unpromise (&image->space, 1);
+      same = 1;
+    }
   }
   atomic_store_explicit (&image->last_change, loop_now (),
                          memory_order_relaxed);
-  return all;
+  return r;
 }
 
 /* With the gate held. */
@@ -89,10 +135,10 @@ clear_in_gate (struct qed_image *image, struct qed_request *request,
     space_unpromise (&image->space, n);
     return change_load (image, request, at);
   }
-  r = clear_entries (image, page, request->op, at, extent, n)
-    ? 0 : REQUEST_AGAIN;
+  r = clear_entries (image, page, request->op, at, extent, n);
   metadata_unlock_page (&image->metadata, page);
-  return r;
+  return r == -ENOBUFS
+    ? request_wait_job (image, &image->want_flush, request) : r;
 }
 
 /* Whole clusters, at most one page of them; *bytes says how much of the

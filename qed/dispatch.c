@@ -287,7 +287,8 @@ dispatch (struct loop_task *task)
     else
       dirty_mark (image);
   }
-  else if (take_list (image, &image->want_flush) || image->want_write_back)
+  else if (take_list (image, &image->want_flush) || image->want_write_back ||
+           pending_pressed (&image->pending))
     start_write_back (image);
   else if (atomic_load (&image->recovering))
     return;                     /* NEED_CHECK stays until all was read */

@@ -44,6 +44,7 @@
 struct write_back {
   void (*done) (struct job *job);       /* whose flush it is */
   struct metadata_batch l1, l2;
+  bool log_switched;            /* and L1 pages counted */
   bool freed_noted;             /* what is freed now will be durably gone */
   bool l1_copied;               /* the L1 copies of this round were made */
   size_t l1_left, l2_left;      /* dirty pages that this flush has to write */
@@ -96,6 +97,7 @@ flush_destroy (struct qed_image *image)
 
 /* ---- The steps ---- */
 
+static int switch_log (struct job *job);
 static int note_freed (struct job *job);
 static int copy_l1_pages (struct job *job);
 static int copy_l2_pages (struct job *job);
@@ -108,6 +110,7 @@ static int next_l1_round (struct job *job);
 static int sync_all (struct job *job);
 
 static const struct job_step flush_steps[] = {
+  { "switch-log",       switch_log },      /* O10: what it makes needless */
   { "note-freed",       note_freed },      /* O5: what this flush covers */
   { "copy-l1",          copy_l1_pages },
   { "copy-l2",          copy_l2_pages },
@@ -120,6 +123,21 @@ static const struct job_step flush_steps[] = {
   { "sync",             sync_all },        /* O6 */
   { NULL, NULL }
 };
+
+/* What had been logged is dirty before it is counted: pending.c. */
+static int
+switch_log (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+  struct write_back *wb = image->wb;
+
+  if (wb->log_switched)
+    return JOB_NEXT;
+  pending_switch (&image->pending);
+  wb->log_switched = true;
+  wb->l1_left = metadata_dirty (&image->metadata, METADATA_L1);
+  return JOB_NEXT;
+}
 
 static int
 note_freed (struct job *job)
@@ -335,6 +353,8 @@ flush_done (struct job *job)
     if (wb->sync_data)
       atomic_store (&image->sync_data_first, true);
   }
+  else
+    pending_written (&image->pending);  /* before anything is used again */
   space_flush_ends (&image->space, job->error == 0);
   reclaim_start (image);
   wb->done (job);
@@ -363,9 +383,9 @@ flush_start (struct qed_image *image, void (*done) (struct job *job))
   struct job *job = &image->write_back;
 
   wb->done = done;
+  wb->log_switched = false;
   wb->freed_noted = false;
   wb->l1_copied = false;
-  wb->l1_left = metadata_dirty (&image->metadata, METADATA_L1);
   job->name = "flush";
   job->steps = flush_steps;
   job->done = flush_done;

@@ -69,6 +69,9 @@ header_write_features (struct job *job, uint64_t set, uint64_t clear)
   atomic_store (&image->need_check,
                 (image->header.features & QED_F_NEED_CHECK) != 0);
   format_put64 (field, (format_get64 (field) | set) & ~clear);
+  field = image->sector + FORMAT_AT_AUTOCLEAR;
+  format_put64 (field, (format_get64 (field) & ~PENDING_TOKEN) |
+                image->header.autoclear_features);
   return submit_sector (job, STORAGE_WRITE);
 }
 

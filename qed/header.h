@@ -69,7 +69,9 @@ void header_start (struct qed_image *image);
 int header_read (struct job *job);
 int header_sync (struct job *job);
 
-/* Write it again, with other features. */
+/* Write it again, with other features, and with the autoclear features that
+ * the header in memory has of the pending log.
+ */
 int header_write_features (struct job *job, uint64_t set, uint64_t clear);
 
 #endif /* QED_HEADER_H */

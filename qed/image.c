@@ -126,6 +126,7 @@ image_fail (struct qed_image *image, const char *step, int error)
   if (atomic_exchange (&image->failed, true))
     return;
   image_refuse (image, EIO);
+  pending_discard (image);
   log_error (&image->options.log, "%s: sync failed (%s): %s: written data may "
              "be lost, so writes and flushes fail from now on; reads go on. "
              "Check the storage, then restart the server", image->path, step,
@@ -258,7 +259,8 @@ check_features (struct qed_image *image)
 }
 
 /* Unknown autoclear bits say that we don't know how to keep something up to
- * date: they go, durably, before anything else is written.
+ * date: they go, durably, before anything else is written.  So do those of the
+ * pending log, once what it said is done.
  */
 static int
 clear_autoclear (struct qed_image *image)
@@ -266,8 +268,12 @@ clear_autoclear (struct qed_image *image)
   struct storage *s = image->storage;
   int r;
 
-  if (image->header.autoclear_features == 0 || s->read_only)
+  if (s->read_only)
     return 0;
+  if (image->header.autoclear_features == 0) {
+    pending_forget (image);
+    return 0;
+  }
   r = s->ops->pread (s, image->sector, sizeof image->sector, 0);
   format_put64 (image->sector + FORMAT_AT_AUTOCLEAR, 0);
   if (r == 0)
@@ -278,6 +284,8 @@ clear_autoclear (struct qed_image *image)
     log_error (&image->options.log, "%s: cannot clear the autoclear features "
                "(offset 0x%x): %s: the image is not opened", image->path,
                FORMAT_AT_AUTOCLEAR, strerror (-r));
+  else
+    pending_forget (image);
   image->header.autoclear_features = 0;
   return r;
 }
@@ -394,6 +402,8 @@ image_open_backing (const struct qed_options *options,
   if (r == 0)
     r = open_backing (image);
   if (r == 0)
+    r = pending_replay (image);
+  if (r == 0)
     r = clear_autoclear (image);
   if (r == 0)
     r = read_first_l1_page (image);
@@ -403,6 +413,7 @@ image_open_backing (const struct qed_options *options,
     goto fail;
   image->read_only = storage->read_only;
   atomic_init (&image->refuse, image->read_only ? EROFS : 0);
+  pending_init (image);
   init_synchronization (image);
   *result = image;
   return 0;
@@ -554,6 +565,7 @@ qed_close (struct qed_image *image)
     stop_loop (image);
     r = image->close_error;
   }
+  pending_end (image, r == 0);
   backing_close (image->backing);
   backing_close (image->new_backing);
   recover_free (image->recover);

@@ -38,6 +38,7 @@
 #include "log.h"
 #include "loop.h"
 #include "metadata.h"
+#include "pending.h"
 #include "qed.h"
 #include "space.h"
 #include "storage.h"
@@ -102,6 +103,7 @@ struct qed_image {
 
   struct guards guards;
   struct gate gate;
+  struct pending_log pending;   /* O10 */
   struct metadata metadata;
   struct space space;
 
@@ -374,8 +376,9 @@ int allocate_reserve (struct qed_image *image, struct qed_request *request,
  * success: those that the storage failed to write are not.
  */
 bool allocate_may_reuse (int r);
-void allocate_publish (struct qed_image *image, struct page *page,
-                       unsigned index, const struct space_run *run);
+/* -ENOBUFS: a write-back has to come first. */
+int allocate_publish (struct qed_image *image, struct page *page,
+                      unsigned index, const struct space_run *run);
 
 /* Bring in a page that a change needs; REQUEST_AGAIN, QED_WAIT or an error. */
 int change_load (struct qed_image *image, struct qed_request *request,

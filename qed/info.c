@@ -14,6 +14,7 @@
 #include "file.h"
 #include "format.h"
 #include "log.h"
+#include "pending.h"
 #include "qed.h"
 #include "storage.h"
 
@@ -173,6 +174,26 @@ qed_info_read (const char *path, const struct qed_log *log,
  out:
   close_source (&source);
   return r;
+}
+
+uint64_t
+qed_pending_waiting (const char *path, const char *const *directories)
+{
+  static const struct qed_log quiet;
+  struct source source = { .path = path, .log = &quiet, .fd = -1 };
+  struct format_header header;
+  struct qed_options options;
+  struct qed_file_id id;
+  uint64_t count = 0;
+
+  qed_options_init (&options);
+  options.pending_directories = directories;
+  if (!qed_backing_is_nbd (path) &&
+      qed_file_identify (path, NULL, &id) == 0 &&
+      open_source (&source) == 0 && read_header (&source, &header) == 0)
+    count = pending_waiting (&options, &id, &header);
+  close_source (&source);
+  return count;
 }
 
 void

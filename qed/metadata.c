@@ -444,6 +444,25 @@ page_publish (struct metadata *md, struct page *page, unsigned index,
   mark_dirty (md, page);
 }
 
+void
+page_touch (struct metadata *md, struct page *page)
+{
+  mark_dirty (md, page);
+}
+
+bool
+metadata_is_unwritten (struct metadata *md, uint64_t key)
+{
+  struct page *page = metadata_lock_page (md, key);
+  bool unwritten;
+
+  if (page == NULL)
+    return false;               /* M1 */
+  unwritten = page->dirty || page->writing;
+  metadata_unlock_page (md, page);
+  return unwritten;
+}
+
 int
 metadata_forget (struct metadata *md)
 {

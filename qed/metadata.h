@@ -146,6 +146,11 @@ uint64_t page_get (const struct page *page, unsigned index);
 void page_copy (const struct page *page, unsigned char *buf);
 void page_publish (struct metadata *md, struct page *page, unsigned index,
                    uint64_t entry);
+/* Have the next write-back write it, changed or not. */
+void page_touch (struct metadata *md, struct page *page);
+
+/* Whether what an entry of this page says may be nowhere but in memory. */
+bool metadata_is_unwritten (struct metadata *md, uint64_t key);
 
 /* Drop every page, so that all is read anew.  None may be dirty or on its way
  * to the disk (-EBUSY), and no one else may change any; others may look up.  A

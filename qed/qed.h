@@ -88,6 +88,17 @@ enum qed_backing_mode {
   QED_BACKING_BELOW,    /* files in backing_directory */
 };
 
+/* What becomes of acknowledged changes of the tables that were not flushed when
+ * the process is killed.  Data is in the kernel's hands in any case.
+ */
+enum qed_pending_mode {
+  QED_PENDING_OFF,              /* what was not written back is lost */
+  QED_PENDING_LOG,              /* nothing is: they are kept in a file on
+                                 * tmpfs; or as follows if there can be none */
+  QED_PENDING_WRITE_BACK,       /* nothing is: a change is written back, and
+                                 * synced, before it is acknowledged */
+};
+
 struct qed_options {
   const char *path;             /* the image file; with 'remote', or
                                  * 'examine' and 'skip_backing', it may lie
@@ -126,6 +137,13 @@ struct qed_options {
                                  * are not stored */
   unsigned clean_after;         /* seconds without change until NEED_CHECK is
                                  * cleared; 0: only at close */
+  enum qed_pending_mode pending;        /* for images of this host's files;
+                                         * QED_PENDING_OFF unless it is set */
+  const char *const *pending_directories; /* where logs may be, NULL-terminated,
+                                           * absolute; the first one that can
+                                           * be had is for new ones.  Or NULL:
+                                           * nowhere.  A log is replayed
+                                           * whatever 'pending' says */
   uint64_t metadata_cache;      /* bytes of table pages kept in memory, at
                                  * least QED_METADATA_CACHE_MIN */
   struct qed_log log;
@@ -208,6 +226,13 @@ enum qed_access {
   QED_ACCESS_FAILED,            /* reads go on */
 };
 
+/* How acknowledged changes survive the death of the process. */
+enum qed_pending_state {
+  QED_PENDING_NOT_KEPT,         /* they don't, or nothing is ever changed */
+  QED_PENDING_LOGGED,
+  QED_PENDING_WRITTEN_BACK,
+};
+
 /* How an image is just now.  What isn't known is UINT64_MAX. */
 struct qed_status {
   enum qed_state state;
@@ -223,6 +248,8 @@ struct qed_status {
   uint64_t freed_clusters;      /* freed, and not yet to be used again */
   uint64_t dirty_pages;         /* of the tables, 4 KiB each: to be written */
   uint64_t cached_pages, cached_pages_max;
+  enum qed_pending_state pending;
+  uint64_t pending_records;     /* used of the log */
   uint64_t table_loads;         /* reads of tables by requests, which the
                                  * cache did not spare, since the open */
 };
@@ -327,6 +354,8 @@ struct qed_request {
   int flush_error;              /* the result of the flush that served us */
   struct qed_waiter waiter;
   struct qed_request *flush_next;
+  bool unwritten;               /* what it did, or found done, is to be
+                                 * written back before it ends */
   struct cow *cow;              /* a copy on write under way */
   struct fetch *fetch;          /* what it wants from a server, or has got */
   enum qed_extent kind;         /* of the extent that ends at 'done' */
@@ -460,6 +489,9 @@ int qed_commit (const struct qed_options *options, unsigned flags,
 #define QED_F_NEED_CHECK 2u
 #define QED_F_BACKING_FORMAT_NO_PROBE 4u
 
+/* The autoclear features that are the pending log's. */
+#define QED_AUTOCLEAR_PENDING UINT64_C (0xffffffff00000000)
+
 struct qed_info {
   uint64_t image_size;          /* what the guest sees */
   uint64_t max_image_size;      /* what this geometry could hold */
@@ -480,6 +512,13 @@ struct qed_info {
 int qed_info_read (const char *path, const struct qed_log *log,
                    struct qed_info *info);
 void qed_info_free (struct qed_info *info);
+
+/* How many acknowledged changes of a killed server wait in a pending log until
+ * the image is opened for writing; 0 if that can't be told.  'directories' as
+ * in struct qed_options.
+ */
+uint64_t qed_pending_waiting (const char *path,
+                              const char *const *directories);
 
 /* ---- Mapping ----------------------------------------------------------- */
 

@@ -245,6 +245,20 @@ write_or_zero (struct qed_image *image, struct qed_request *request,
   return write_range (image, request, at, piece, done);
 }
 
+/* In write-through, whether the entries that were changed, or were found as
+ * they are, may be nowhere but in memory: O10 asks for them, whoever changed
+ * them.
+ */
+static bool
+is_unwritten (struct qed_image *image, uint64_t at)
+{
+  uint64_t l1_page = image_l1_index (image, at) / PAGE_ENTRIES;
+
+  return atomic_load (&image->pending.write_through) &&
+    (metadata_is_unwritten (&image->metadata, image_l2_key (image, at)) ||
+     metadata_is_unwritten (&image->metadata, METADATA_KEY_L1 (l1_page)));
+}
+
 /* A step of a write, zero, trim or forget. */
 static int
 change_some (struct qed_image *image, struct qed_request *request)
@@ -270,8 +284,10 @@ change_some (struct qed_image *image, struct qed_request *request)
   else
     r = write_range (image, request, at, bytes, &done);
   guard_leave (&image->guards, guard);
-  if (r == 0)
+  if (r == 0) {
     request->done += done;
+    request->unwritten = request->unwritten || is_unwritten (image, at);
+  }
   return r;
 }
 
@@ -427,7 +443,8 @@ finish (struct qed_image *image, struct qed_request *request, bool flushed)
 {
   bool durable = request->op == QED_OP_FLUSH ||
     request->op == QED_OP_CLEAN ||
-    (is_change (request) && (request->flags & QED_FUA));
+    (is_change (request) &&
+     ((request->flags & QED_FUA) || request->unwritten));
 
   if (!durable || flushed || image->read_only)
     return 0;

@@ -53,6 +53,15 @@ read_space (struct qed_image *image, struct qed_status *status)
   status->file_size = atomic_load (&space->length_bytes);
 }
 
+static enum qed_pending_state
+pending_state (const struct qed_image *image)
+{
+  if (image->read_only || image->options.pending == QED_PENDING_OFF)
+    return QED_PENDING_NOT_KEPT;
+  return atomic_load (&image->pending.write_through)
+    ? QED_PENDING_WRITTEN_BACK : QED_PENDING_LOGGED;
+}
+
 void
 qed_status (struct qed_image *image, struct qed_status *status)
 {
@@ -74,6 +83,8 @@ qed_status (struct qed_image *image, struct qed_status *status)
     metadata_dirty (md, METADATA_L2);
   status->cached_pages = atomic_load (&md->page_count);
   status->cached_pages_max = md->page_limit;
+  status->pending = pending_state (image);
+  status->pending_records = pending_count (&image->pending);
   status->table_loads = atomic_load (&md->loads);
 }
 

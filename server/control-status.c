@@ -63,6 +63,17 @@ control_use_to_text (enum export_state state)
   return "unknown";
 }
 
+static const char *
+pending_to_text (enum qed_pending_state pending)
+{
+  switch (pending) {
+  case QED_PENDING_NOT_KEPT:     return "off";
+  case QED_PENDING_LOGGED:       return "on";
+  case QED_PENDING_WRITTEN_BACK: return "write-back";
+  }
+  return "unknown";
+}
+
 /* ---- The server -------------------------------------------------------- */
 
 static json_t *
@@ -215,6 +226,9 @@ describe_engine (json_t *image, const struct qed_status *status)
   control_set_number (image, "cached-pages", status->cached_pages);
   control_set_number (image, "cached-pages-max", status->cached_pages_max);
   control_set_number (image, "table-loads", status->table_loads);
+  json_object_set_new (image, "pending-log",
+                       json_string (pending_to_text (status->pending)));
+  control_set_number (image, "pending-records", status->pending_records);
 }
 
 static json_t *

@@ -10,6 +10,7 @@
 
 #include "ctl-check.h"
 #include "ctl-remote.h"
+#include "pending-directories.h"
 
 enum {
   OPT_REPAIR = CTL_OPT_FIRST,
@@ -201,6 +202,7 @@ run_check (const char *path, struct qed_check_options *check,
 
   qed_options_init (&options);
   options.path = path;
+  options.pending_directories = pending_directories ();
   ctl_log_init (&options.log);
   report->path = path;
   report->check = check;

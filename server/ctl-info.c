@@ -3,6 +3,7 @@
 /* qedctl info: what the header of an image says. */
 
 #include "ctl.h"
+#include "pending-directories.h"
 
 /* The set bits of 'features' by name, ended by NULL. */
 static void
@@ -25,6 +26,7 @@ ctl_info_print (const char *path, const struct qed_info *info, bool json)
 {
   struct ctl_report *report = ctl_report_new ();
   const char *words[4];
+  uint64_t pending;
 
   ctl_report_string (report, "filename", "image", path);
   ctl_report_string (report, "format", "format", "qed");
@@ -59,8 +61,12 @@ ctl_info_print (const char *path, const struct qed_info *info, bool json)
                    info->compat_features ? "unknown compatible" : NULL,
                    info->compat_features);
   ctl_report_bits (report, "autoclear-features",
-                   info->autoclear_features ? "unknown autoclear" : NULL,
-                   info->autoclear_features);
+                   info->autoclear_features & ~QED_AUTOCLEAR_PENDING
+                   ? "unknown autoclear" : NULL, info->autoclear_features);
+  pending = qed_pending_waiting (path, pending_directories ());
+  if (pending > 0)
+    ctl_report_number (report, "pending-records", "waits in a pending log",
+                       pending, "change");
   return ctl_report_print (report, json);
 }
 

@@ -33,6 +33,7 @@ static char *absolute_path;     /* what options.path points at */
 static char *remote_name;       /* what plugin_config.name does, of a URI */
 static char *directory;         /* likewise */
 static char *backing_directory; /* likewise */
+static char *pending_directory; /* likewise, of pending_directories */
 static char *control_path;      /* what plugin_config.control points at */
 
 const char plugin_config_help[] =
@@ -73,6 +74,10 @@ const char plugin_config_help[] =
   "on-release=wait|fail\n"
   "                   What clients ask for after qedctl release waits until\n"
   "                   the image is activated again (default), or fails.\n"
+  "pending-log=on|off|<DIRECTORY>\n"
+  "                   Keep what was acknowledged and not flushed if the server\n"
+  "                   is killed (default); or don't; or keep it in this\n"
+  "                   directory, which is on tmpfs.\n"
   "standby=off|on     Leave the image alone until the server that has it lets\n"
   "                   it go, or dies; then take over.  With file= only.\n"
   "standby-timeout=<SECONDS>\n"
@@ -358,6 +363,34 @@ parse_metadata_cache (const char *value)
   return 0;
 }
 
+/* A directory of one's own is the only one. */
+static int
+parse_pending_log (const char *value)
+{
+  static const char *only[2];
+  struct qed_options *options = &plugin_config.options;
+
+  options->pending = QED_PENDING_LOG;
+  if (strcmp (value, "off") == 0)
+    options->pending = QED_PENDING_OFF;
+  else if (value[0] == '/') {
+    free (pending_directory);
+    pending_directory = strdup (value);
+    if (pending_directory == NULL) {
+      nbdkit_error ("out of memory");
+      return -1;
+    }
+    only[0] = pending_directory;
+    options->pending_directories = only;
+  }
+  else if (strcmp (value, "on") != 0) {
+    nbdkit_error ("pending-log=%s: must be on, off or an absolute directory "
+                  "on tmpfs", value);
+    return -1;
+  }
+  return 0;
+}
+
 /* ---- The table --------------------------------------------------------- */
 
 static struct parameter {
@@ -378,6 +411,7 @@ static struct parameter {
   { "lock", parse_lock, "on", false },
   { "metadata-cache", parse_metadata_cache, "64M", false },
   { "on-release", parse_on_release, "wait", false },
+  { "pending-log", parse_pending_log, "on", false },
   { "standby", parse_standby, "on", false },
   { "standby-timeout", parse_standby_timeout, "60", false },
 };
@@ -397,6 +431,7 @@ void
 plugin_config_load (void)
 {
   qed_options_init (&plugin_config.options);
+  plugin_config.options.pending = QED_PENDING_LOG;
   plugin_config.standby_timeout = STANDBY_TIMEOUT_DEFAULT;
 }
 
@@ -408,6 +443,7 @@ plugin_config_unload (void)
   free (directory);
   free (backing_directory);
   free (control_path);
+  free (pending_directory);
 }
 
 int

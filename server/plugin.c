@@ -28,6 +28,7 @@
 #include "mailbox.h"
 #include "message.h"
 #include "notify.h"
+#include "pending-directories.h"
 #include "plugin.h"
 #include "requests.h"
 
@@ -121,6 +122,8 @@ plugin_get_ready (void)
   struct qed_options *options = &plugin_config.options;
 
   options->read_only = plugin_readonly ();
+  if (options->pending_directories == NULL)
+    options->pending_directories = pending_directories ();
   options->log.fn = log_message;
   options->log.trace = qed_debug_trace != 0;
   if (options->read_only &&
@@ -142,6 +145,7 @@ plugin_get_ready (void)
 static int
 plugin_after_fork (void)
 {
+  (void) pending_directories ();        /* of the user that we are now */
   control_links_start (plugin_config.control);
   if (exports_start () == -1 || control_socket_start () == -1 ||
       notify_start () == -1)

@@ -7,6 +7,7 @@
 
 #include "craft.h"
 #include "format.h"
+#include "pending.h"
 #include "sim-storage.h"
 #include "stamp.h"
 
@@ -526,4 +527,6 @@ craft_repair (struct disk *disk, const struct walk *walk)
     poke64 (disk, walk->debris[i], 0);
   poke64 (disk, FORMAT_AT_FEATURES,
           walk->features & ~(uint64_t) WALK_NEED_CHECK);
+  if (walk->autoclear_features & PENDING_TOKEN) /* as any program does */
+    poke64 (disk, FORMAT_AT_AUTOCLEAR, 0);
 }

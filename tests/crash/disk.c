@@ -583,6 +583,42 @@ disk_kill (const struct disk *disk)
   return to;
 }
 
+static void
+copy_versions (const struct block *block, uint64_t number, struct disk *to)
+{
+  struct block *copy = make_block (to, number);
+  const struct version *version;
+  unsigned i;
+
+  for (i = 0; i < BLOCK_SECTORS; i++) {
+    copy->sectors[i].durable = chunk_ref (block->sectors[i].durable);
+    for (version = block->sectors[i].oldest; version; version = version->next)
+      put_version (to, copy, i, chunk_ref (version->chunk), version->op);
+  }
+}
+
+struct disk *
+disk_survive (const struct disk *disk)
+{
+  struct disk *to = disk_create (disk->can_grow, disk->durable_length,
+                                 disk->limit);
+  uint64_t limit = disk->leaf_count * LEAF_BLOCKS, b;
+  unsigned i;
+
+  for (i = 0; i < disk->op_count; i++) {
+    disk_begin (to, disk->ops[i].kind);
+    to->ops[i] = disk->ops[i];
+    to->ops[i].completed = true;
+  }
+  to->synced = disk->synced;
+  for (i = 0; i < disk->change_count; i++)
+    set_length (to, disk->changes[i].op, disk->changes[i].length);
+  for (b = disk_next_block (disk, 0, limit); b < limit;
+       b = disk_next_block (disk, b + 1, limit))
+    copy_versions (find_block (disk, b), b, to);
+  return to;
+}
+
 void
 disk_poke (struct disk *disk, uint64_t sector, const unsigned char *data)
 {

@@ -93,6 +93,9 @@ extern bool (*disk_keeps) (unsigned op);
 /* What is left when only the process dies: everything. */
 struct disk *disk_kill (const struct disk *disk);
 
+/* The same as it is for whoever opens it next: power may still fail. */
+struct disk *disk_survive (const struct disk *disk);
+
 /* Change what is there without any ceremony. */
 void disk_poke (struct disk *disk, uint64_t sector, const unsigned char *data);
 void disk_poke_length (struct disk *disk, uint64_t length);

@@ -9,6 +9,8 @@
 
 #include "image.h"
 #include "judge.h"
+#include "pending.h"
+#include "sim-pending.h"
 #include "sim-storage.h"
 #include "sim.h"
 #include "stamp.h"
@@ -90,13 +92,15 @@ judge_unmarked (const struct disk *disk, const struct walk *walk,
     sim_violation ("%s: the entry at 0x%" PRIx64 " is past the end (0x%"
                    PRIx64 ") and NEED_CHECK is clear", verdict->what,
                    walk->debris[0], disk_length (disk));
-  for (i = 0; i < walk->use_count && i < was->use_count; i++) {
+  for (i = 0; !verdict->replayed && i < walk->use_count &&
+         i < was->use_count; i++) {
     use = &walk->uses[i];
     if (use->cluster != was->uses[i].cluster || use->who != was->uses[i].who)
       break;
   }
-  if (i < walk->use_count || i < was->use_count ||
-      walk->entry_count != was->entry_count)
+  if (!verdict->replayed &&
+      (i < walk->use_count || i < was->use_count ||
+       walk->entry_count != was->entry_count))
     sim_violation ("%s: the tables have changed and NEED_CHECK is clear",
                    verdict->what);
 }
@@ -109,22 +113,25 @@ judge_header (const struct disk *disk, const struct walk *walk,
               const struct promise *promise, const struct verdict *verdict)
 {
   const struct sector_record *record = promise->records;
+  uint64_t unknown = walk->autoclear_features & ~PENDING_TOKEN;
 
   if (!walk_same_header (walk, verdict->reference))
     sim_violation ("%s: bytes of the header were changed that aren't ours",
                    verdict->what);
-  if (walk->features & WALK_NEED_CHECK && walk->autoclear_features != 0)
+  if (walk->features & WALK_NEED_CHECK && unknown != 0)
     sim_violation ("%s: NEED_CHECK is set, and the autoclear features are "
-                   "still 0x%" PRIx64, verdict->what,
-                   walk->autoclear_features);
+                   "still 0x%" PRIx64, verdict->what, unknown);
+  if (!(walk->features & WALK_NEED_CHECK) &&
+      walk->autoclear_features & PENDING_TOKEN) /* O10 */
+    sim_violation ("%s: NEED_CHECK is clear, and the log's autoclear features "
+                   "are still there", verdict->what);
   for (; record < promise->records + promise->record_count; record++)
-    if (walk->autoclear_features != 0 &&
+    if (unknown != 0 &&
         record->sector * SECTOR < walk->image_size &&
         stamp_read (walk_sector (disk, walk, record->sector),
                     record->sector) != record->base)
       sim_violation ("%s: data was written, and the autoclear features are "
-                     "still 0x%" PRIx64, verdict->what,
-                     walk->autoclear_features);
+                     "still 0x%" PRIx64, verdict->what, unknown);
 }
 
 void
@@ -359,4 +366,114 @@ judge_engine (struct disk *disk, const struct walk *walk,
   sort_sectors (&reader);
   sim_run (&schedule, reader_fiber, &reader);
   free (reader.sectors);
+}
+
+/* ---- After the death of the process (O10) ---- */
+
+#define CUTS_MAX 2u             /* while a log is replayed */
+
+struct survivor {
+  struct disk *disk;
+  struct random random;
+  bool writes;                  /* entries are on their way */
+  struct disk *cuts[CUTS_MAX];  /* what power cuts meanwhile leave */
+  unsigned cut_count;
+  struct disk *killed;          /* what another kill leaves, */
+  void *log;                    /* and the log */
+};
+
+static struct survivor *survivor;
+
+/* Before the first job there is only the replay. */
+static void
+replay_point (const char *job, const char *step)
+{
+  struct random *random = &survivor->random;
+
+  survivor->writes |= strcmp (step, "pwrite-piece") == 0;
+  if (job && strcmp (job, "replay") != 0)
+    sim_at = NULL;
+  else if (survivor->cut_count < CUTS_MAX &&
+           random_one_in (random, survivor->writes ? 3 : 30))
+    survivor->cuts[survivor->cut_count++] =
+      disk_crash (survivor->disk, random);
+  else if (survivor->killed == NULL && random_one_in (random, 12)) {
+    survivor->killed = disk_survive (survivor->disk);
+    survivor->log = sim_pending_copy ();
+  }
+}
+
+static void
+survivor_says (void *opaque, enum qed_log_level level, const char *message)
+{
+  (void) opaque;
+  (void) level;
+  sim_trace ("# %s", message);
+}
+
+static void
+survivor_fiber (void *arg)
+{
+  struct survivor *s = arg;
+  struct qed_options options;
+  struct qed_request ready;
+  struct qed_image *image;
+  int r;
+
+  qed_options_init (&options);
+  options.path = "survivor.qed";
+  options.log.fn = survivor_says;
+  options.backing = QED_BACKING_ANY;
+  r = image_open_storage (&options, sim_storage_open (s->disk, &s->random),
+                          &image);
+  if (r == 0)
+    r = qed_start (image);
+  if (r < 0)
+    sim_violation ("after a kill it can't be opened: %s", strerror (-r));
+  qed_request_init (&ready, QED_OP_READY, NULL, 0, 0, 0);
+  workload_request (image, &ready, 0);
+  r = qed_close (image);
+  if (r < 0)
+    sim_violation ("after a kill, closing it fails: %s", strerror (-r));
+}
+
+static void
+judge_copy (struct disk *disk, const struct promise *promise,
+            const struct verdict *verdict)
+{
+  struct walk walk;
+
+  walk_image (disk, &walk);
+  judge_state (disk, &walk, promise, verdict);
+  walk_destroy (&walk);
+}
+
+void
+judge_survival (const struct disk *disk, const void *log,
+                const struct promise *promise, const struct verdict *verdict,
+                struct random *random)
+{
+  struct verdict alive = *verdict;
+  struct survivor s = { .disk = disk_survive (disk),
+                        .random = random_fork (random) };
+  struct random schedule = random_fork (random);
+  unsigned i;
+
+  sim_pending_set (log);
+  survivor = &s;
+  sim_at = replay_point;
+  sim_run (&schedule, survivor_fiber, &s);
+  sim_at = NULL;
+  alive.clean = alive.running = alive.replayed = true;
+  judge_copy (s.disk, promise, &alive);
+  for (i = 0; i < s.cut_count; i++) {
+    judge_copy (s.cuts[i], promise, verdict);
+    disk_destroy (s.cuts[i]);
+  }
+  disk_destroy (s.disk);
+  if (s.killed) {
+    judge_survival (s.killed, s.log, promise, verdict, random);
+    disk_destroy (s.killed);
+    free (s.log);
+  }
 }

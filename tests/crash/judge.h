@@ -17,6 +17,7 @@ struct verdict {
   uint64_t time;                /* of the crash */
   bool clean;                   /* NEED_CHECK must be clear */
   bool running;                 /* no power was lost: what ended is there */
+  bool replayed;                /* the tables are not those of 'reference' */
   const struct walk *reference; /* the tables when NEED_CHECK was last clear */
   uint64_t image_sizes[2];      /* the size is one of these */
   bool beyond;                  /* there may be entries beyond it */
@@ -39,5 +40,13 @@ void judge_closed (const struct disk *disk, const struct walk *walk,
 /* Let the engine read what was written to, and compare. */
 void judge_engine (struct disk *disk, const struct walk *walk,
                    const struct promise *promise, struct random *random);
+
+/* What the death of the process left, and its log (or NULL): opened again all
+ * that had ended is there (O10).  Power fails meanwhile, and it is killed
+ * again.
+ */
+void judge_survival (const struct disk *disk, const void *log,
+                     const struct promise *promise,
+                     const struct verdict *verdict, struct random *random);
 
 #endif /* CRASH_JUDGE_H */

@@ -15,6 +15,7 @@
 #include "life.h"
 #include "reduce.h"
 #include "reshape.h"
+#include "sim-pending.h"
 #include "sim-storage.h"
 #include "sim.h"
 #include "stamp.h"
@@ -35,6 +36,9 @@ struct life_totals life_totals;
 /* A moment at which power fails; what is left, and what was on its way. */
 struct crash {
   struct disk *disk;
+  void *log;                    /* the pending log, or NULL */
+  struct disk *alive;           /* only the process died, which keeps O10: as
+                                 * the next one finds the disk; or NULL */
   uint64_t time;
   unsigned reference;           /* the last clean moment before */
   unsigned number;              /* in the session */
@@ -70,6 +74,7 @@ static struct {
   struct walk *references;      /* the tables at each clean moment: when it was
                                  * opened, and before NEED_CHECK was cleared */
   unsigned reference_count;
+  enum qed_pending_mode pending;        /* in this session */
   const char *where;            /* of the state that is judged, or "" */
   char log[LOG_LINES][256];     /* the engine's last messages */
   unsigned logged;
@@ -133,6 +138,7 @@ crash_now (const char *job, const char *step, unsigned number)
 {
   struct random random = { random_mix (life.crash_random.state) };
   struct crash *crash = &life.crashes[life.crash_count];
+  bool killed;
 
   if (number != END_CRASH &&
       !reduce_has (REDUCE_CRASH, 0, life.session, number))
@@ -142,11 +148,25 @@ crash_now (const char *job, const char *step, unsigned number)
   disk_keeps = keeps_write;
   crash->time = sim_ticks ();
   crash->reference = life.reference_count - 1;
-  crash->disk = random_one_in (&random, 8)
+  killed = random_one_in (&random, 4);
+  crash->disk = killed
     ? disk_kill (life.disk) : disk_crash (life.disk, &random);
+  crash->alive = killed && life.pending != QED_PENDING_OFF
+    ? disk_survive (life.disk) : NULL;
+  crash->log = sim_pending_copy ();
   snprintf (crash->where, sizeof crash->where, "%s%s%s", job ? job : "",
             job ? ":" : "", step);
   sim_trace ("*** crash c0.%u.%u at %s", life.session, number, crash->where);
+}
+
+static void
+forget_crash (struct crash *crash, bool keep_disk)
+{
+  if (!keep_disk)
+    disk_destroy (crash->disk);
+  if (crash->alive)
+    disk_destroy (crash->alive);
+  free (crash->log);
 }
 
 struct life_step *
@@ -236,6 +256,7 @@ init_options (struct qed_options *options)
   options->backing = QED_BACKING_ANY;
   options->log.fn = engine_says;
   options->log.trace = sim_tracing;
+  options->pending = life.pending;
   sim_storage_disk = life.disk;
 }
 
@@ -359,6 +380,11 @@ run_session (void)
   if (!(life.references[0].features & WALK_NEED_CHECK)) /* it has to be clean */
     reshape_draw (&life.reshape, &life.shape, life.often, &life.promise,
                   &random);
+  life.pending = QED_PENDING_OFF;
+  if (life.reshape.kind == RESHAPE_NOT)
+    life.pending = random_one_in (&life.random, 4)
+      ? (enum qed_pending_mode) random_below (&life.random, 3)
+      : QED_PENDING_LOG;
   life.resized |= life.reshape.kind == RESHAPE_SIZE;
   if (life.reshape.kind == RESHAPE_SIZE)
     life.crash_rate = 40;       /* it is short */
@@ -378,7 +404,8 @@ run_session (void)
 /* ---- Judging ---- */
 
 static void
-judge (struct disk *disk, const struct verdict *verdict, struct walk *walk)
+judge (struct disk *disk, const void *log, const struct verdict *verdict,
+       struct walk *walk)
 {
   struct random random = { random_mix (life.seed ^ verdict->time << 32) };
   uint64_t ticks = sim_ticks ();
@@ -390,7 +417,10 @@ judge (struct disk *disk, const struct verdict *verdict, struct walk *walk)
   walk_image (disk, walk);
   judge_state (disk, walk, &life.promise, verdict);
   sim_tracing = false;          /* the session's is what matters */
+  sim_pending_set (log);        /* of a machine that isn't any more */
+  sim_pending_boot = 1;
   judge_engine (disk, walk, &life.promise, &random);
+  sim_pending_boot = 0;
   sim_tracing = tracing;
   sim_turn_back (ticks, now);   /* how many are judged changes nothing */
   life.where = NULL;
@@ -420,7 +450,12 @@ judge_crash (const struct crash *crash, bool clean)
   struct walk walk;
 
   expect_sizes (&verdict, clean);
-  judge (crash->disk, &verdict, &walk);
+  if (crash->alive) {
+    life.where = crash->where;
+    judge_survival (crash->alive, crash->log, &life.promise, &verdict,
+                    &(struct random) { random_mix (crash->time) });
+  }
+  judge (crash->disk, crash->log, &verdict, &walk);
   walk_destroy (&walk);
   life_totals.crashes++;
 }
@@ -438,7 +473,7 @@ judge_end (void)
   struct walk walk;
 
   expect_sizes (&verdict, true);
-  judge (copy, &verdict, &walk);
+  judge (copy, NULL, &verdict, &walk);
   disk_destroy (copy);
   if (verdict.clean)
     judge_closed (life.disk, &walk, life.before, &life.references[0],
@@ -498,8 +533,8 @@ end_session (void)
     ;
   next = n < life.crash_count ? life.crashes[n].disk : disk_kill (life.disk);
   for (i = 0; i < life.crash_count; i++)
-    if (i != n)
-      disk_destroy (life.crashes[i].disk);
+    forget_crash (&life.crashes[i], i == n);
+  sim_pending_set (NULL);
   for (i = 0; i < life.reference_count; i++)
     walk_destroy (&life.references[i]);
   disk_destroy (life.before);
@@ -515,6 +550,7 @@ life_run (uint64_t seed, int geometry, int backing, bool reshape)
   unsigned sessions;
 
   sim_reset ();
+  sim_pending_reset ();
   memset (&life, 0, sizeof life);
   sim_describe = describe;
   life.seed = seed;

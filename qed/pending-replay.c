@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The pending log at open: what a process that died had acknowledged is
+ * written to the image.
+ *
+ *   the header has a token -> find the log that has the same -> everything in
+ *   it is validated -> sync -> L2 pages -> sync -> L1 pages -> sync
+ *
+ * The first sync is O3's: data that the dead process had written may be in the
+ * page cache only.  The second is O4's.  If it fails, data may be lost that the
+ * records lead to, so the log is thrown away, as it is when a server of ours
+ * fails to sync.  The log and the token stay until all is done, so that it can
+ * be done again after a kill; after a power cut the log is gone, and the image
+ * is in a state in which a write-back might have left it.
+ *
+ * A table is found through the L1 entry that the log has of it, or else the
+ * image: so no record leads anywhere but into a table.  Each entry is written
+ * once, with the last of its values: those before may name clusters that have
+ * been given to others since.  Plain calls, before the image has a loop.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+#include "yield.h"
+
+/* A record, and the place in the order of all. */
+struct replayed {
+  struct pending_record record;
+  uint64_t order;
+};
+
+struct replay {
+  struct qed_image *image;
+  unsigned char *memory;        /* a copy of the file */
+  struct replayed *list;        /* first those of L2, by page, then those of
+                                 * L1, by entry; each in the order of time */
+  size_t count, l2_count;
+  uint64_t length;              /* of the image's file */
+  const char *why;              /* it can't be used */
+};
+
+/* ---- Is it this image's log, and whole? ---- */
+
+/* NULL, or why it can't be used. */
+static const char *
+validate_head (const struct pending_head *head,
+               const struct qed_file_id *id,
+               const struct format_header *header)
+{
+  unsigned char boot[PENDING_BOOT_BYTES];
+  struct format_geometry g;
+
+  format_geometry_init (&g, header);
+  if (head->magic != PENDING_MAGIC || head->version != PENDING_VERSION ||
+      head->record_bytes != sizeof (struct pending_record) ||
+      head->records != PENDING_RECORDS ||
+      head->checksum != pending_checksum (head))
+    return "it is not whole, or of another version";
+  if (pending_file_boot_id (boot) < 0 ||
+      memcmp (boot, head->boot, sizeof boot) != 0)
+    return "the machine was started anew since: its data may not have "
+      "arrived";
+  if (head->device != id->device || head->inode != id->inode ||
+      head->cluster_size != g.cluster_size ||
+      head->table_bytes != g.table_bytes || head->l1_offset != g.l1_offset ||
+      head->image_size != g.image_size)
+    return "it is another image's";
+  if (head->token != (header->autoclear_features & PENDING_TOKEN))
+    return "another program opened the image since";
+  return NULL;
+}
+
+static void
+add (struct replay *replay, const struct pending_record *record)
+{
+  struct replayed *to = &replay->list[replay->count];
+
+  memcpy (&to->record, record, sizeof to->record);
+  to->order = replay->count++;
+  replay->l2_count += !(record->where & PENDING_L1);
+}
+
+/* Take the complete records of a half.  A slot whose check word is of another
+ * generation was not completed in this one.
+ */
+static bool
+collect_half (struct replay *replay, unsigned half)
+{
+  const struct pending_head *head = (void *) replay->memory;
+  const struct pending_record *record = pending_half (replay->memory, half);
+  uint64_t generation = head->generation[half], check, of;
+  unsigned i;
+
+  if (generation >> (64 - PENDING_CHECK_BITS))
+    return false;
+  for (i = 0; generation != 0 && i < PENDING_RECORDS; i++, record++) {
+    check = record->check;
+    of = check >> PENDING_CHECK_BITS;
+    if (of > generation ||
+        (of == generation && check != pending_check (record, of, i)))
+      return false;
+    if (of == generation)
+      add (replay, record);
+  }
+  return true;
+}
+
+/* The older half first. */
+static bool
+collect (struct replay *replay)
+{
+  const struct pending_head *head = (void *) replay->memory;
+  unsigned first = head->generation[0] > head->generation[1];
+
+  if (head->generation[0] == head->generation[1] && head->generation[0] != 0)
+    return false;
+  return collect_half (replay, first) && collect_half (replay, !first);
+}
+
+/* ---- Finding it ---- */
+
+static int
+start (struct replay *replay)
+{
+  replay->memory = malloc (PENDING_BYTES);
+  replay->list = calloc (2 * PENDING_RECORDS, sizeof *replay->list);
+  replay->why = "it is not there";
+  return replay->memory && replay->list ? 0 : -ENOMEM;
+}
+
+static void
+end (struct replay *replay)
+{
+  free (replay->memory);
+  free (replay->list);
+}
+
+/* Look in all directories; replay->why says what was wrong with the last one
+ * that was there.  Returns whether one is good.
+ */
+static bool
+find (struct replay *replay, const struct qed_options *options,
+      const struct qed_file_id *id, const struct format_header *header)
+{
+  unsigned n;
+  int r;
+
+  for (n = 0; ; n++) {
+    r = pending_file_read (options, id, n, replay->memory, PENDING_BYTES);
+    if (r == -ERANGE)
+      return false;
+    if (r == -ENOENT)
+      continue;
+    replay->why = r < 0 ? "it can't be read, or has another length"
+      : validate_head ((void *) replay->memory, id, header);
+    replay->count = replay->l2_count = 0;
+    if (replay->why == NULL && collect (replay))
+      return true;
+    if (replay->why == NULL)
+      replay->why = "a record is damaged";
+  }
+}
+
+/* ---- Is each record possible? ---- */
+
+static uint64_t
+sort_key (const struct pending_record *record)
+{
+  return record->where & PENDING_L1 ? record->where
+    : record->where / PAGE_ENTRIES;
+}
+
+static int
+compare (const void *a, const void *b)
+{
+  const struct replayed *p = a, *q = b;
+  uint64_t k = sort_key (&p->record), l = sort_key (&q->record);
+
+  return k != l ? (k < l ? -1 : 1) : p->order < q->order ? -1 : 1;
+}
+
+/* What the L1 entry will be. */
+static int
+effective_l1 (struct replay *replay, uint64_t index, uint64_t *entry)
+{
+  struct qed_image *image = replay->image;
+  const uint64_t where = PENDING_L1 | index;
+  size_t low = replay->l2_count, high = replay->count, middle;
+  unsigned char buf[8];
+  int r;
+
+  while (low < high) {          /* the first one behind */
+    middle = low + (high - low) / 2;
+    if (replay->list[middle].record.where <= where)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  if (low > replay->l2_count && replay->list[low - 1].record.where == where) {
+    *entry = replay->list[low - 1].record.value;
+    return 0;
+  }
+  r = image->storage->ops->pread (image->storage, buf, sizeof buf,
+                                  image->geometry.l1_offset + index * 8);
+  *entry = format_get64 (buf);
+  return r;
+}
+
+/* Where an L2 page lies, 0 if its table is gone: a repair has dropped it.  1 if
+ * what leads to it can't be.
+ */
+static int
+find_page (struct replay *replay, uint64_t page, uint64_t *offset)
+{
+  const struct format_geometry *g = &replay->image->geometry;
+  uint64_t cluster = page * PAGE_ENTRIES, table;
+  int r = effective_l1 (replay, cluster >> g->entries_bits, &table);
+
+  *offset = 0;
+  if (r < 0 || table == 0)
+    return r;
+  *offset = table + (cluster & (g->entries - 1)) * 8;
+  return format_classify_l1 (g, table, replay->length) != FORMAT_ALLOCATED;
+}
+
+static uint64_t
+nth_value (const struct qed_image *image, const struct pending_record *record,
+           uint64_t i)
+{
+  return record->value > FORMAT_ENTRY_ZERO
+    ? record->value + (i << image->geometry.cluster_bits) : record->value;
+}
+
+static bool
+is_possible (const struct replay *replay, const struct pending_record *record)
+{
+  const struct format_geometry *g = &replay->image->geometry;
+  const uint64_t index = record->where & ~PENDING_L1;
+  const uint64_t clusters = (g->image_size + g->cluster_size - 1)
+    >> g->cluster_bits;
+  enum format_entry class;
+  uint64_t i;
+
+  if (record->where & PENDING_L1)
+    return index < g->entries && record->count == 1 &&
+      (record->value == 0 || format_classify_l1 (g, record->value,
+                                                 replay->length) ==
+       FORMAT_ALLOCATED);
+  if (record->count == 0 || record->count > PAGE_ENTRIES ||
+      index >= clusters || record->count > clusters - index ||
+      index % PAGE_ENTRIES + record->count > PAGE_ENTRIES)
+    return false;
+  for (i = 0; i < record->count; i++) {
+    class = format_classify_l2 (g, nth_value (replay->image, record, i),
+                                replay->length);
+    if (class != FORMAT_ALLOCATED && class != FORMAT_ZERO &&
+        class != FORMAT_UNALLOCATED)
+      return false;
+  }
+  return true;
+}
+
+/* 0; 1 if the log can't be used; an error. */
+static int
+validate (struct replay *replay)
+{
+  uint64_t page, offset, last = UINT64_MAX;
+  size_t i;
+  int r;
+
+  for (i = 0; i < replay->count; i++) {
+    if (!is_possible (replay, &replay->list[i].record))
+      return 1;
+    page = replay->list[i].record.where / PAGE_ENTRIES;
+    if (i >= replay->l2_count || page == last)
+      continue;
+    last = page;
+    r = find_page (replay, page, &offset);
+    if (r != 0)
+      return r;
+  }
+  return 0;
+}
+
+/* ---- Carrying it out ---- */
+
+static void
+apply (const struct qed_image *image, const struct pending_record *record,
+       unsigned char *page)
+{
+  unsigned index = record->where % PAGE_ENTRIES;
+  uint64_t i;
+
+  for (i = 0; i < record->count; i++)
+    format_put64 (page + (index + i) * 8, nth_value (image, record, i));
+}
+
+/* All records of the page that the i-th is of; *n says how many. */
+static int
+write_page (struct replay *replay, size_t i, size_t limit, size_t *n)
+{
+  struct storage *s = replay->image->storage;
+  uint64_t page = replay->list[i].record.where / PAGE_ENTRIES, offset;
+  unsigned char buf[PAGE_BYTES] = { 0 };
+  int r = 0;
+
+  if (i < replay->l2_count)
+    r = find_page (replay, page, &offset);
+  else
+    offset = replay->image->geometry.l1_offset +
+      (page & ~(PENDING_L1 / PAGE_ENTRIES)) * PAGE_BYTES;
+  if (r == 0 && offset != 0)
+    r = s->ops->pread (s, buf, sizeof buf, offset);
+  for (*n = 0; i + *n < limit &&
+         replay->list[i + *n].record.where / PAGE_ENTRIES == page; ++*n)
+    apply (replay->image, &replay->list[i + *n].record, buf);
+  return r == 0 && offset != 0
+    ? s->ops->pwrite (s, buf, sizeof buf, offset) : r;
+}
+
+static int
+write_pages (struct replay *replay, size_t from, size_t limit)
+{
+  size_t n;
+  int r = 0;
+
+  for (; r == 0 && from < limit; from += n)
+    r = write_page (replay, from, limit, &n);
+  return r;
+}
+
+static int
+sync (struct replay *replay, const char *step)
+{
+  struct qed_image *image = replay->image;
+  int r;
+
+  (void) step;                  /* the crash tests' */
+  if (sim_skips ("replay", step))
+    return 0;
+  r = image->storage->ops->sync (image->storage);
+  if (r < 0 && r != -ENOTCONN) {
+    pending_forget (image);
+    log_error (&image->options.log, "%s: the pending log is thrown away: a "
+               "sync failed: written data may be lost", image->path);
+  }
+  return r;
+}
+
+static int
+carry_out (struct replay *replay)
+{
+  int r = sync (replay, "sync-data");
+
+  if (r == 0)
+    r = write_pages (replay, 0, replay->l2_count);
+  if (r == 0)
+    r = sync (replay, "sync-l2");
+  if (r == 0)
+    r = write_pages (replay, replay->l2_count, replay->count);
+  return r == 0 ? sync (replay, "sync") : r;
+}
+
+/* ---- The calls ---- */
+
+static struct qed_file_id
+id_of (const struct qed_image *image)
+{
+  return (struct qed_file_id) { image->device, image->inode };
+}
+
+static bool
+speaks_of_log (const struct format_header *header)
+{
+  return header->autoclear_features & PENDING_IN_USE &&
+    header->features & QED_F_NEED_CHECK;
+}
+
+static int
+replay_found (struct replay *replay)
+{
+  struct qed_image *image = replay->image;
+  int r = image->storage->ops->length (image->storage, &replay->length);
+
+  qsort (replay->list, replay->count, sizeof *replay->list, compare);
+  if (r == 0)
+    r = validate (replay);
+  if (r > 0)
+    replay->why = "a record names what can't be";
+  if (r == 0 && replay->count > 0)
+    r = carry_out (replay);
+  if (r == 0 && replay->count > 0)
+    log_warning (&image->options.log, "%s: %zu acknowledged changes that a "
+                 "killed server had not written were found in its pending "
+                 "log, and are written", image->path, replay->count);
+  return r;
+}
+
+int
+pending_replay (struct qed_image *image)
+{
+  const struct qed_log *log = &image->options.log;
+  struct qed_file_id id = id_of (image);
+  struct replay replay = { .image = image };
+  bool found;
+  int r;
+
+  if (image->overlay || !speaks_of_log (&image->header))
+    return 0;
+  r = start (&replay);
+  found = r == 0 && find (&replay, &image->options, &id, &image->header);
+  if (found && !image->storage->read_only)
+    r = replay_found (&replay);
+  else if (found && replay.count > 0)
+    log_warning (log, "%s: %zu acknowledged changes wait in a pending log: "
+                 "they are not seen until the image is opened for writing",
+                 image->path, replay.count);
+  if (r < 0)
+    log_error (log, "%s: the pending log of a killed server can't be written "
+               "to the image: %s", image->path, strerror (-r));
+  else if (replay.why)
+    log_warning (log, "%s: the pending log of a killed server is not used "
+                 "(%s): what it had acknowledged since its last write-back, "
+                 "and no flush covers, may be missing", image->path,
+                 replay.why);
+  end (&replay);
+  return r < 0 ? r : 0;
+}
+
+void
+pending_forget (struct qed_image *image)
+{
+  struct qed_file_id id = id_of (image);
+
+  if (image->overlay == NULL && id.inode != 0)
+    pending_file_remove (&image->options, &id);
+}
+
+uint64_t
+pending_waiting (const struct qed_options *options,
+                 const struct qed_file_id *id,
+                 const struct format_header *header)
+{
+  struct replay replay = { .image = NULL };
+  uint64_t count = 0;
+
+  if (speaks_of_log (header) && start (&replay) == 0 &&
+      find (&replay, options, id, header))
+    count = replay.count;
+  end (&replay);
+  return count;
+}
