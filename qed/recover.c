@@ -369,7 +369,9 @@ dropped_table (const struct recover *recover)
   return false;
 }
 
-/* The next range of clusters that are free though data may be in it. */
+/* The next range in clusters that are free though data may be in it, from the
+ * offset 'at' on; a cluster may have several, with holes between them.
+ */
 static bool
 next_leak (struct qed_image *image, uint64_t *at, uint64_t *start,
            uint64_t *end)
@@ -379,18 +381,19 @@ next_leak (struct qed_image *image, uint64_t *at, uint64_t *start,
   struct space *space = &image->space;
   struct storage *s = image->storage;
 
-  for (;; *at = last) {
+  for (;; *at = last << bits) {
     pthread_mutex_lock (&space->lock);
     limit = space->end;
-    first = bitmap_next_clear (&space->used, *at, limit);
+    first = bitmap_next_clear (&space->used, *at >> bits, limit);
     last = bitmap_next_set (&space->used, first, limit);
     pthread_mutex_unlock (&space->lock);
-    if (first >= limit ||
-        s->ops->next_data (s, first << bits, start, end) < 0 ||
+    if (*at < first << bits)
+      *at = first << bits;
+    if (first >= limit || s->ops->next_data (s, *at, start, end) < 0 ||
         *start == UINT64_MAX)
       return false;
-    if (*start < first << bits)
-      *start = first << bits;
+    if (*start < *at)
+      *start = *at;
     if (*end > last << bits)
       *end = last << bits;
     piece = (*start & -size) + (size > PUNCH_BYTES ? size : PUNCH_BYTES);
@@ -399,7 +402,7 @@ next_leak (struct qed_image *image, uint64_t *at, uint64_t *start,
     if (*end > *start)
       break;
   }
-  *at = (*end + size - 1) >> bits;
+  *at = *end;
   return true;
 }
 
@@ -411,7 +414,8 @@ punch_work (struct loop_work *work)
     ((char *) work - offsetof (struct recover, work));
   struct qed_image *image = recover->image;
   struct storage *s = image->storage;
-  uint64_t at = image->space.base, start, end, bytes = 0;
+  uint64_t at = image->space.base << image->geometry.cluster_bits;
+  uint64_t start, end, bytes = 0;
   double until = loop_now () + PUNCH_SECONDS;
 
   while (loop_now () < until && next_leak (image, &at, &start, &end) &&

@@ -74,6 +74,20 @@ run
 if need_check disk.qed; then fail "the mark stayed"; fi
 qemu-img check -q -f qed disk.qed
 
+# A cluster that nobody refers to, between others, and holds data in two places:
+# all of it is given back.
+new_image
+poke $((0x50000 + 8 * 16)) 0
+for i in 1 9; do
+  fallocate -p -o $((0xa0000 + i * 4096)) -l 16384 disk.qed
+done
+mark
+serve disk.qed 2>log
+nbdinfo "$uri" >out
+serve_stop
+grep -q '32768 bytes were given back' log || { cat log; fail "another leak"; }
+qedctl check disk.qed >out || { cat out; fail "a part of a cluster leaks"; }
+
 # Entries beyond the end, of L1 and of a table: dropped, logged, saved.
 new_image
 poke $((0x10000 + 8 * 7)) 0x7f000000
