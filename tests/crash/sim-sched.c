@@ -401,6 +401,13 @@ sim_ticks (void)
   return ++sched.ticks;
 }
 
+void
+sim_set_ticks (uint64_t next)
+{
+  assert (sched.self == NULL);
+  sched.ticks = next - 1;
+}
+
 double
 sim_now (void)
 {

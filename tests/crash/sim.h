@@ -77,6 +77,11 @@ void sim_yield (const char *where);
 uint64_t sim_ticks (void);
 double sim_now (void);
 
+/* What happened elsewhere, and is told again, has numbers already: the next
+ * one.
+ */
+void sim_set_ticks (uint64_t next);
+
 /* ---- Crash points, rules switched off ---- */
 
 /* Called at each yield ('job' NULL) and before each step of a job.  It must

@@ -144,6 +144,15 @@ stamp_read (const unsigned char *data, uint64_t sector)
   return write;
 }
 
+bool
+stamp_is_one (const unsigned char *data)
+{
+  uint64_t sector;
+  uint32_t write;
+
+  return decode (data, &sector, &write);
+}
+
 const char *
 stamp_to_text (const unsigned char *data)
 {

@@ -7,6 +7,7 @@
 #ifndef CRASH_STAMP_H
 #define CRASH_STAMP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,9 @@ void stamp_fill (unsigned char *buf, uint64_t sector, uint32_t write);
 
 /* Who wrote a sector; 'data' NULL: zeros. */
 uint32_t stamp_read (const unsigned char *data, uint64_t sector);
+
+/* Whether it is a stamp, of any sector. */
+bool stamp_is_one (const unsigned char *data);
 
 /* The two files that may back the image under way: the one that it began with
  * (whose content the guest sees for good where the image holds nothing), and

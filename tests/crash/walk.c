@@ -177,12 +177,16 @@ find_shared (struct walk *walk)
                u[i - 1].who, u[i].what, u[i].who);
 }
 
+const char *walk_first_name;
+
 /* A name of a file of the simulation, which may be padded with "./". */
 static enum stamp_file
 read_name (const char *name)
 {
   size_t n = strlen (SIM_STORAGE_DIR);
 
+  if (walk_first_name && strcmp (name, walk_first_name) == 0)
+    return STAMP_FIRST_FILE;
   if (strncmp (name, SIM_STORAGE_DIR, n) != 0)
     return STAMP_NO_FILE;
   while (strncmp (name + n, "./", 2) == 0)

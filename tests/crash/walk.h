@@ -52,6 +52,9 @@ struct walk {
 #define WALK_NEED_CHECK 2u
 #define WALK_BACKING_RAW 4u
 
+/* What a real image calls the first backing file, or NULL. */
+extern const char *walk_first_name;
+
 void walk_image (const struct disk *disk, struct walk *walk);
 void walk_destroy (struct walk *walk);
 
