@@ -303,6 +303,7 @@ requests_look (const struct export *export, struct requests_look *look)
 /* ---- Lines of the log -------------------------------------------------- */
 
 #define LOG_LINES 10u
+#define OTHER_LINES 100u
 #define LOG_SECONDS 10u
 #define LOG_NS (LOG_SECONDS * UINT64_C (1000000000))
 
@@ -319,7 +320,7 @@ may_log (struct export_log_limit *limit, uint64_t now)
     limit->began_ns = now;
     limit->lines = 0;
   }
-  if (limit->lines < LOG_LINES) {
+  if (limit->lines < (limit == &others ? OTHER_LINES : LOG_LINES)) {
     limit->lines++;
     return true;
   }
@@ -384,7 +385,7 @@ requests_may_log_others (void)
   if (rest > 0)
     nbdkit_error ("%" PRIu64 " more lines about clients that connect, or "
                   "about reads and writes that are no request's, were not "
-                  "logged: at most %u in %u seconds are", rest, LOG_LINES,
+                  "logged: at most %u in %u seconds are", rest, OTHER_LINES,
                   LOG_SECONDS);
   return may;
 }

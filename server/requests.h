@@ -60,7 +60,7 @@ bool requests_may_log (struct export *export);
 /* Write that line, if it is due; or if there is anything to tell ('now'). */
 void requests_log_rest (struct export *export, bool now);
 
-/* The same limit for failures that belong to no request, also of those who
+/* A limit of a hundred for failures that belong to no request, also of those who
  * connect.
  */
 bool requests_may_log_others (void);
