@@ -27,7 +27,9 @@ serve (const struct real *real)
 {
   char *argv[] = { (char *) real->nbdkit, (char *) "-s", (char *) "qed",
                    (char *) real->path, (char *) "check=auto",
-                   (char *) "clean-after=0", NULL };
+                   (char *) "clean-after=0",
+                   (char *) "pending-log=off",  /* it goes with the power */
+                   NULL };
   struct nbd_handle *h = nbd_create ();
 
   if (h == NULL || nbd_connect_command (h, argv) < 0)
