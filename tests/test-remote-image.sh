@@ -242,7 +242,8 @@ done
 wait $worker || { cat work.out; fail "the work failed"; }
 serve_stop
 stop_backing TERM
-judge
+# The cache filter writes back what it had of a cluster that was trimmed since.
+judge plain
 
 # For so long that writes and flushes fail; then all is well again.
 if [ -z "$SANITIZER" ]; then
