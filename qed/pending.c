@@ -277,8 +277,7 @@ pending_publish (struct qed_image *image, struct page *page, unsigned index,
 bool
 pending_full (struct pending_log *pending)
 {
-  return pending->file.memory &&
-    (atomic_load (&pending->active) & USED_MASK) == PENDING_RECORDS;
+  return (atomic_load (&pending->active) & USED_MASK) == PENDING_RECORDS;
 }
 
 bool
@@ -286,8 +285,7 @@ pending_pressed (struct pending_log *pending)
 {
   uint64_t active = atomic_load (&pending->active);
 
-  return pending->file.memory &&
-    (active & USED_MASK) >= PENDING_RECORDS / 2 &&
+  return (active & USED_MASK) >= PENDING_RECORDS / 2 &&
     atomic_load (&pending->generation[!(active >> HALF_BIT)]) == 0;
 }
 
@@ -296,8 +294,6 @@ pending_count (struct pending_log *pending)
 {
   uint64_t active = atomic_load (&pending->active);
 
-  if (pending->file.memory == NULL)
-    return 0;
   return (active & USED_MASK) +
     (atomic_load (&pending->generation[!(active >> HALF_BIT)]) == 0 ? 0
      : atomic_load (&pending->old));

@@ -95,9 +95,9 @@ uint64_t pending_check (const struct pending_record *record,
 /* ---- The log in use (pending.c) ---- */
 
 struct pending_log {
-  struct pending_file file;
+  struct pending_file file;     /* of the loop, and of who is in the gate */
   _Atomic uint64_t active;      /* the half in use (bit 63), and how many slots
-                                 * of it are taken */
+                                 * of it are taken; 0 if there is no log */
   _Atomic uint64_t generation[2]; /* as in the head, which others could write
                                    * to */
   _Atomic uint64_t old;         /* slots that the old half had taken, or

@@ -371,6 +371,7 @@ judge_engine (struct disk *disk, const struct walk *walk,
 /* ---- After the death of the process (O10) ---- */
 
 #define CUTS_MAX 2u             /* while a log is replayed */
+#define KILLS_MAX 2u            /* one after the other */
 
 struct survivor {
   struct disk *disk;
@@ -378,6 +379,7 @@ struct survivor {
   bool writes;                  /* entries are on their way */
   struct disk *cuts[CUTS_MAX];  /* what power cuts meanwhile leave */
   unsigned cut_count;
+  unsigned kills;               /* so many may still come */
   struct disk *killed;          /* what another kill leaves, */
   void *log;                    /* and the log */
 };
@@ -397,7 +399,8 @@ replay_point (const char *job, const char *step)
            random_one_in (random, survivor->writes ? 3 : 30))
     survivor->cuts[survivor->cut_count++] =
       disk_crash (survivor->disk, random);
-  else if (survivor->killed == NULL && random_one_in (random, 12)) {
+  else if (survivor->kills > 0 && survivor->killed == NULL &&
+           random_one_in (random, 12)) {
     survivor->killed = disk_survive (survivor->disk);
     survivor->log = sim_pending_copy ();
   }
@@ -448,13 +451,13 @@ judge_copy (struct disk *disk, const struct promise *promise,
   walk_destroy (&walk);
 }
 
-void
-judge_survival (const struct disk *disk, const void *log,
-                const struct promise *promise, const struct verdict *verdict,
-                struct random *random)
+static void
+judge_kills (const struct disk *disk, const void *log, unsigned kills,
+             const struct promise *promise, const struct verdict *verdict,
+             struct random *random)
 {
   struct verdict alive = *verdict;
-  struct survivor s = { .disk = disk_survive (disk),
+  struct survivor s = { .disk = disk_survive (disk), .kills = kills,
                         .random = random_fork (random) };
   struct random schedule = random_fork (random);
   unsigned i;
@@ -472,8 +475,16 @@ judge_survival (const struct disk *disk, const void *log,
   }
   disk_destroy (s.disk);
   if (s.killed) {
-    judge_survival (s.killed, s.log, promise, verdict, random);
+    judge_kills (s.killed, s.log, kills - 1, promise, verdict, random);
     disk_destroy (s.killed);
     free (s.log);
   }
+}
+
+void
+judge_survival (const struct disk *disk, const void *log,
+                const struct promise *promise, const struct verdict *verdict,
+                struct random *random)
+{
+  judge_kills (disk, log, KILLS_MAX, promise, verdict, random);
 }

@@ -151,7 +151,8 @@ crash_now (const char *job, const char *step, unsigned number)
   killed = random_one_in (&random, 4);
   crash->disk = killed
     ? disk_kill (life.disk) : disk_crash (life.disk, &random);
-  crash->alive = killed && life.pending != QED_PENDING_OFF
+  crash->alive = killed && life.pending != QED_PENDING_OFF &&
+    !sim_storage_sync_failed    /* O8: then the log is thrown away */
     ? disk_survive (life.disk) : NULL;
   crash->log = sim_pending_copy ();
   snprintf (crash->where, sizeof crash->where, "%s%s%s", job ? job : "",
