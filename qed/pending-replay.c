@@ -422,8 +422,11 @@ pending_replay (struct qed_image *image)
                  "they are not seen until the image is opened for writing",
                  image->path, replay.count);
   if (r < 0)
-    log_error (log, "%s: the pending log of a killed server can't be written "
-               "to the image: %s", image->path, strerror (-r));
+    log_error (log, "%s: the pending log of the last server can't be written "
+               "to the image: %s: the image is not opened for writing, and the "
+               "log stays: %s, then open it again", image->path,
+               strerror (-r), r == -ENOSPC || r == -EDQUOT ? "make room"
+               : "see to the storage");
   else if (replay.why)
     log_warning (log, "%s: the pending log of a killed server is not used "
                  "(%s): what it had acknowledged since its last write-back, "

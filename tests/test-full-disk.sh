@@ -128,13 +128,25 @@ for i in range(64):
         pass
 END
 stop_nbdkit "$pidfile" || :
-serve disk/a.qed 2>> log
+# What was acknowledged and could not be written waits for space; until then
+# the image is only read.
+timeout 20 "$abs_top_builddir/nbdkit" -U - qed disk/a.qed --run true 2> err &&
+    fail "it is served for writing, though the pending log has no space"
+grep -q "No space left on device.*make room" err ||
+    { cat err; fail "it doesn't say why it is not served"; }
+serve disk/a.qed -r 2>> log
 client <<END
 assert h.pread(4096, 2 << 20) == b"F" * 4096
 assert h.pread(1 << 20, 0) == b"a" * (1 << 20)
 END
 stop_nbdkit "$pidfile" || :
 make_space
+serve disk/a.qed 2>> log
+client <<END
+assert h.pread(4096, 2 << 20) == b"F" * 4096
+assert h.pread(1 << 20, 0) == b"a" * (1 << 20)
+END
+stop_nbdkit "$pidfile"
 qedctl check --repair=all disk/a.qed > out || { cat out; fail "check"; }
 
 # ---- qedctl ---------------------------------------------------------------
