@@ -239,14 +239,15 @@ test_progress (void **state)
   assert_int_equal (run (), 0);
   most = steps;
   assert_in_range (most, DATA, 1000);
-  for (stop_at = 1; stop_at <= most; stop_at++) {
+  /* Where time passes there may be a step more, or less. */
+  for (stop_at = 1; stop_at < most - 1; stop_at++) {
     steps = 0;
     assert_int_equal (run (), -ECANCELED);
     assert_int_equal (steps, stop_at);
   }
 
-  /* At the last step but one: the data's pace is what notices. */
-  stop_at = most - 1;
+  /* Amid the data, whose pace is what notices. */
+  stop_at = most - DATA / 2;
   steps = 0;
   at_step = cancel;
   assert_int_equal (run (), -ECANCELED);
