@@ -270,6 +270,7 @@ dispatch (struct loop_task *task)
   struct qed_image *image = (struct qed_image *)
     ((char *) task - offsetof (struct qed_image, dispatch));
 
+  pending_grow (&image->pending);
   if (image->running || image->closed)
     return;
   start_scans (image);

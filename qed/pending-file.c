@@ -80,42 +80,44 @@ name_file (const struct qed_file_id *id, char name[NAME_SIZE])
 
 /* ---- The file ---- */
 
+/* What is mapped behind the end of the file is there for when it grows. */
 static int
-reserve_and_map (int fd, size_t size, void **memory)
+reserve_and_map (struct pending_file *file)
 {
-  int r = -posix_fallocate (fd, 0, (off_t) size);
+  int r = -posix_fallocate (file->fd, 0, (off_t) file->size);
 
   if (r < 0)
     return r;
-  *memory = mmap (NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (*memory != MAP_FAILED)
+  file->memory = mmap (NULL, file->max, PROT_READ | PROT_WRITE, MAP_SHARED,
+                       file->fd, 0);
+  if (file->memory != MAP_FAILED)
     return 0;
-  *memory = NULL;
+  file->memory = NULL;
   return -errno;
 }
 
 /* Whoever has the name now, it is not what we make. */
 static int
-create_in (int directory, const char *name, size_t size,
-           struct pending_file *file)
+create_in (int directory, const char *name, struct pending_file *file)
 {
-  int fd, r;
+  int r;
 
   if (unlinkat (directory, name, 0) == -1 && errno != ENOENT)
     return -errno;
-  fd = openat (directory, name,
-               O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-  if (fd == -1)
+  file->fd = openat (directory, name,
+                     O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+  if (file->fd == -1)
     return -errno;
-  r = reserve_and_map (fd, size, &file->memory);
-  close (fd);
-  if (r < 0)
+  r = reserve_and_map (file);
+  if (r < 0) {
+    close (file->fd);
     unlinkat (directory, name, 0);
+  }
   return r;
 }
 
 static int
-create_at (const char *path, const struct qed_file_id *id, size_t size,
+create_at (const char *path, const struct qed_file_id *id,
            struct pending_file *file)
 {
   char name[NAME_SIZE];
@@ -126,15 +128,15 @@ create_at (const char *path, const struct qed_file_id *id, size_t size,
   if (directory < 0)
     return directory;
   name_file (id, name);
-  r = create_in (directory, name, size, file);
+  r = create_in (directory, name, file);
   if (r == 0 && asprintf (&file->path, "%s/%s", path, name) < 0) {
-    munmap (file->memory, size);
+    munmap (file->memory, file->max);
+    close (file->fd);
     unlinkat (directory, name, 0);
     file->memory = file->path = NULL;
     r = -ENOMEM;
   }
   close (directory);
-  file->size = size;
   return r;
 }
 
@@ -148,7 +150,7 @@ reason (int error)
 
 int
 pending_file_create (const struct qed_options *options,
-                     const struct qed_file_id *id, size_t size,
+                     const struct qed_file_id *id, size_t size, size_t max,
                      struct pending_file *file)
 {
   const char *const *directory = options->pending_directories;
@@ -156,9 +158,9 @@ pending_file_create (const struct qed_options *options,
   int r = -ENOENT;
   size_t n;
 
-  memset (file, 0, sizeof *file);
+  *file = (struct pending_file) { .size = size, .max = max };
   for (; directory != NULL && *directory != NULL; directory++) {
-    r = create_at (*directory, id, size, file);
+    r = create_at (*directory, id, file);
     if (r == 0)
       return 0;
     n = strlen (why);
@@ -170,12 +172,28 @@ pending_file_create (const struct qed_options *options,
   return r;
 }
 
+int
+pending_file_resize (struct pending_file *file, size_t size)
+{
+  int r = 0;
+
+  if (size > file->size)
+    r = -posix_fallocate (file->fd, (off_t) file->size,
+                          (off_t) (size - file->size));
+  else if (ftruncate (file->fd, (off_t) size) == -1)
+    r = -errno;
+  if (r == 0)
+    file->size = size;
+  return r;
+}
+
 void
 pending_file_close (struct pending_file *file, bool remove)
 {
   if (file->memory == NULL)
     return;
-  munmap (file->memory, file->size);
+  munmap (file->memory, file->max);
+  close (file->fd);
   if (remove)
     unlink (file->path);
   free (file->path);
@@ -183,21 +201,24 @@ pending_file_close (struct pending_file *file, bool remove)
 }
 
 static int
-read_all (int fd, void *buf, size_t size)
+read_all (int fd, size_t max, void **buf, size_t *size)
 {
+  size_t done = 0;
   struct stat st;
   ssize_t r;
 
   if (fstat (fd, &st) == -1)
     return -errno;
-  if (!S_ISREG (st.st_mode) || (uint64_t) st.st_size != size)
+  if (!S_ISREG (st.st_mode) || st.st_size == 0 || (uint64_t) st.st_size > max)
     return -EINVAL;
-  while (size > 0) {
-    r = read (fd, buf, size);
+  *size = (size_t) st.st_size;
+  *buf = malloc (*size);
+  if (*buf == NULL)
+    return -ENOMEM;
+  for (; done < *size; done += (size_t) r) {
+    r = read (fd, (char *) *buf + done, *size - done);
     if (r <= 0)
       return r == 0 ? -EINVAL : -errno;
-    buf = (char *) buf + r;
-    size -= (size_t) r;
   }
   return 0;
 }
@@ -219,13 +240,14 @@ nth_directory (const struct qed_options *options, unsigned n)
 
 int
 pending_file_read (const struct qed_options *options,
-                   const struct qed_file_id *id, unsigned n, void *buf,
-                   size_t size)
+                   const struct qed_file_id *id, unsigned n, size_t max,
+                   void **buf, size_t *size)
 {
   const char *path = nth_directory (options, n);
   char name[NAME_SIZE];
   int directory, fd, r;
 
+  *buf = NULL;
   if (path == NULL)
     return -ERANGE;
   directory = open_directory (path);
@@ -234,7 +256,7 @@ pending_file_read (const struct qed_options *options,
   name_file (id, name);
   fd = openat (directory, name,
                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-  r = fd == -1 ? -errno : read_all (fd, buf, size);
+  r = fd == -1 ? -errno : read_all (fd, max, buf, size);
   if (fd != -1)
     close (fd);
   close (directory);

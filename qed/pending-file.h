@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* The file that a pending log lies in (pending.h): memory that outlives the
- * process, and no more than that.
+ * process, and no more than that.  It can grow in place.
  *
  *   DIRECTORY/DEV-INO      mode 0600, device and inode of the image in decimal
  *
@@ -26,7 +26,8 @@
 
 struct pending_file {
   void *memory;                 /* shared, or NULL: there is none */
-  size_t size;
+  size_t size, max;             /* of the file; of what is mapped */
+  int fd;
   char *path;
 };
 
@@ -42,17 +43,23 @@ const char *pending_file_impossible (const struct qed_options *options,
  */
 int pending_file_create (const struct qed_options *options,
                          const struct qed_file_id *id, size_t size,
-                         struct pending_file *file);
+                         size_t max, struct pending_file *file);
+
+/* Change its size, to 'max' at most; the space that it grows by is reserved,
+ * and reads as zeros.  A negative errno: it is as it was.
+ */
+int pending_file_resize (struct pending_file *file, size_t size);
 
 /* Let go of it; 'remove': it is not needed any more. */
 void pending_file_close (struct pending_file *file, bool remove);
 
-/* Read the one in the n-th directory, which must have exactly this size:
- * -EINVAL else.  -ENOENT: there is none; -ERANGE: nor so many directories.
+/* Read the one in the n-th directory, which must have 'max' bytes at most:
+ * -EINVAL else.  The caller frees *buf, if it isn't NULL.  -ENOENT: there is
+ * none; -ERANGE: nor so many directories.
  */
 int pending_file_read (const struct qed_options *options,
-                       const struct qed_file_id *id, unsigned n, void *buf,
-                       size_t size);
+                       const struct qed_file_id *id, unsigned n, size_t max,
+                       void **buf, size_t *size);
 
 /* Remove all that are there. */
 void pending_file_remove (const struct qed_options *options,

@@ -37,7 +37,8 @@ struct replayed {
 
 struct replay {
   struct qed_image *image;
-  unsigned char *memory;        /* a copy of the file */
+  void *memory;                 /* a copy of the file */
+  size_t size;
   struct replayed *list;        /* first those of L2, by page, then those of
                                  * L1, by entry; each in the order of time */
   size_t count, l2_count;
@@ -86,6 +87,14 @@ add (struct replay *replay, const struct pending_record *record)
   replay->l2_count += !(record->where & PENDING_L1);
 }
 
+static size_t
+records_of_half (const struct replay *replay)
+{
+  const struct pending_head *head = replay->memory;
+
+  return head->parts * PENDING_RECORDS;
+}
+
 /* Take the complete records of a half.  A slot whose check word is of another
  * generation was not completed in this one.
  */
@@ -93,13 +102,14 @@ static bool
 collect_half (struct replay *replay, unsigned half)
 {
   const struct pending_head *head = (void *) replay->memory;
-  const struct pending_record *record = pending_half (replay->memory, half);
+  const struct pending_record *record;
   uint64_t generation = head->generation[half], check, of;
   unsigned i;
 
   if (generation >> (64 - PENDING_CHECK_BITS))
     return false;
-  for (i = 0; generation != 0 && i < PENDING_RECORDS; i++, record++) {
+  for (i = 0; generation != 0 && i < records_of_half (replay); i++) {
+    record = pending_slot (replay->memory, half, i);
     check = record->check;
     of = check >> PENDING_CHECK_BITS;
     if (of > generation ||
@@ -125,46 +135,72 @@ collect (struct replay *replay)
 
 /* ---- Finding it ---- */
 
-static int
-start (struct replay *replay)
-{
-  replay->memory = malloc (PENDING_BYTES);
-  replay->list = calloc (2 * PENDING_RECORDS, sizeof *replay->list);
-  replay->why = "it is not there";
-  return replay->memory && replay->list ? 0 : -ENOMEM;
-}
-
 static void
 end (struct replay *replay)
 {
   free (replay->memory);
   free (replay->list);
+  replay->memory = replay->list = NULL;
+}
+
+static bool
+has_parts (const struct replay *replay)
+{
+  const struct pending_head *head = replay->memory;
+  uint64_t parts = head->parts;
+
+  return parts > 0 && parts <= PENDING_PARTS &&
+    replay->size >= PENDING_HEAD_BYTES + parts * PENDING_PART_BYTES;
+}
+
+/* The one in the n-th directory was read: 1 if it is good; 0 if replay->why
+ * says what is wrong with it.
+ */
+static int
+examine (struct replay *replay, const struct qed_file_id *id,
+         const struct format_header *header)
+{
+  replay->why = replay->size < PENDING_BYTES ? "it is cut off"
+    : validate_head (replay->memory, id, header);
+  if (replay->why == NULL && !has_parts (replay))
+    replay->why = "it is cut off";
+  if (replay->why != NULL)
+    return 0;
+  replay->count = replay->l2_count = 0;
+  replay->list = calloc (2 * records_of_half (replay), sizeof *replay->list);
+  if (replay->list == NULL)
+    return -ENOMEM;
+  if (collect (replay))
+    return 1;
+  replay->why = "a record is damaged";
+  return 0;
 }
 
 /* Look in all directories; replay->why says what was wrong with the last one
- * that was there.  Returns whether one is good.
+ * that was there.  1 if one is good; 0 if there is none; -ENOMEM.
  */
-static bool
+static int
 find (struct replay *replay, const struct qed_options *options,
       const struct qed_file_id *id, const struct format_header *header)
 {
+  int r = 0, found;
   unsigned n;
-  int r;
 
-  for (n = 0; ; n++) {
-    r = pending_file_read (options, id, n, replay->memory, PENDING_BYTES);
-    if (r == -ERANGE)
-      return false;
-    if (r == -ENOENT)
-      continue;
-    replay->why = r < 0 ? "it can't be read, or has another length"
-      : validate_head ((void *) replay->memory, id, header);
-    replay->count = replay->l2_count = 0;
-    if (replay->why == NULL && collect (replay))
-      return true;
-    if (replay->why == NULL)
-      replay->why = "a record is damaged";
+  replay->why = "it is not there";
+  for (n = 0; r == 0; n++) {
+    end (replay);
+    found = pending_file_read (options, id, n, PENDING_BYTES_MAX,
+                               &replay->memory, &replay->size);
+    if (found == -ERANGE)
+      return 0;
+    if (found == 0)
+      r = examine (replay, id, header);
+    else if (found == -ENOMEM)
+      r = found;
+    else if (found != -ENOENT)
+      replay->why = "it can't be read, or is too long";
   }
+  return r;
 }
 
 /* ---- Is each record possible? ---- */
@@ -408,16 +444,14 @@ pending_replay (struct qed_image *image)
   const struct qed_log *log = &image->options.log;
   struct qed_file_id id = id_of (image);
   struct replay replay = { .image = image };
-  bool found;
   int r;
 
   if (image->overlay || !speaks_of_log (&image->header))
     return 0;
-  r = start (&replay);
-  found = r == 0 && find (&replay, &image->options, &id, &image->header);
-  if (found && !image->storage->read_only)
+  r = find (&replay, &image->options, &id, &image->header);
+  if (r > 0 && !image->storage->read_only)
     r = replay_found (&replay);
-  else if (found && replay.count > 0)
+  else if (r > 0 && replay.count > 0)
     log_warning (log, "%s: %zu acknowledged changes wait in a pending log: "
                  "they are not seen until the image is opened for writing",
                  image->path, replay.count);
@@ -453,8 +487,7 @@ pending_waiting (const struct qed_options *options,
   struct replay replay = { .image = NULL };
   uint64_t count = 0;
 
-  if (speaks_of_log (header) && start (&replay) == 0 &&
-      find (&replay, options, id, header))
+  if (speaks_of_log (header) && find (&replay, options, id, header) > 0)
     count = replay.count;
   end (&replay);
   return count;

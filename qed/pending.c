@@ -42,7 +42,9 @@
  *
  * A log that is full: whoever comes waits for a write-back, in the list of
  * those who want one, with neither gate nor guard nor lock; a change takes one
- * slot, however large it is.  A half that is half full starts one.
+ * slot, however large it is.  The loop adds a part to both halves before that.
+ * If it can't, since there are all or the directory is full, a half that is
+ * half full starts a write-back.  An empty log has one part again.
  *
  * Where no log can be had, the image is in write-through: a request that has
  * changed entries, or found some that are not written yet, ends with a
@@ -121,6 +123,13 @@ pending_init (struct qed_image *image)
             why);
 }
 
+static void
+set_parts (struct pending_log *pending, uint64_t parts)
+{
+  atomic_store (&head_of (pending)->parts, parts);
+  atomic_store (&pending->records, parts * PENDING_RECORDS);
+}
+
 /* All zeros before: nothing in it counts until the checksum is right. */
 static int
 write_head (struct qed_image *image)
@@ -148,9 +157,11 @@ create (struct qed_image *image)
   const struct qed_options *options = &image->options;
   struct pending_log *pending = &image->pending;
   struct qed_file_id id = { image->device, image->inode };
-  int r = pending_file_create (options, &id, PENDING_BYTES, &pending->file);
+  int r = pending_file_create (options, &id, PENDING_BYTES, PENDING_BYTES_MAX,
+                               &pending->file);
 
   if (r == 0) {
+    set_parts (pending, 1);
     r = write_head (image);
     if (r == 0)
       return;
@@ -223,21 +234,21 @@ append (struct qed_image *image, uint64_t where, uint64_t value,
   do {
     half = active >> HALF_BIT;
     used = active & USED_MASK;
-    if (used == PENDING_RECORDS)
+    if (used == atomic_load (&pending->records))
       return false;
   } while (!atomic_compare_exchange_weak (&pending->active, &active,
                                           active + 1));
   if (sim_skips ("pending", "append"))
     return true;
   generation = atomic_load (&pending->generation[half]);
-  record = pending_half (pending->file.memory, half) + used;
+  record = pending_slot (pending->file.memory, half, used);
   record->where = where;
   record->value = value;
   record->count = count;
   atomic_store_explicit (&record->check,
                          pending_check (record, generation, (unsigned) used),
                          memory_order_release);
-  if (used + 1 == PENDING_RECORDS / 2)
+  if ((used + 1) % (PENDING_RECORDS / 2) == 0)
     image_kick (image);
   return true;
 }
@@ -277,7 +288,25 @@ pending_publish (struct qed_image *image, struct page *page, unsigned index,
 bool
 pending_full (struct pending_log *pending)
 {
-  return (atomic_load (&pending->active) & USED_MASK) == PENDING_RECORDS;
+  return pending->file.memory &&
+    (atomic_load (&pending->active) & USED_MASK) ==
+    atomic_load (&pending->records);
+}
+
+void
+pending_grow (struct pending_log *pending)
+{
+  uint64_t used = atomic_load (&pending->active) & USED_MASK,
+    records = atomic_load (&pending->records);
+
+  if (pending->file.memory == NULL || used + PENDING_RECORDS / 2 < records)
+    return;
+  if (records == PENDING_PARTS * PENDING_RECORDS ||
+      pending_file_resize (&pending->file, PENDING_BYTES +
+                           records / PENDING_RECORDS * PENDING_PART_BYTES) < 0)
+    pending->no_more = true;
+  else
+    set_parts (pending, records / PENDING_RECORDS + 1);
 }
 
 bool
@@ -285,8 +314,19 @@ pending_pressed (struct pending_log *pending)
 {
   uint64_t active = atomic_load (&pending->active);
 
-  return (active & USED_MASK) >= PENDING_RECORDS / 2 &&
+  return pending->no_more &&
+    (active & USED_MASK) >= atomic_load (&pending->records) / 2 &&
     atomic_load (&pending->generation[!(active >> HALF_BIT)]) == 0;
+}
+
+/* While no one publishes, and both halves are empty. */
+static void
+shrink (struct pending_log *pending)
+{
+  pending->no_more = false;
+  set_parts (pending, 1);
+  if (pending->file.size > PENDING_BYTES)
+    pending_file_resize (&pending->file, PENDING_BYTES);
 }
 
 uint64_t
@@ -344,4 +384,5 @@ pending_empty (struct pending_log *pending)
   set_generation (pending, !half, 0);
   set_generation (pending, half, ++pending->last);
   atomic_store (&pending->active, (uint64_t) half << HALF_BIT);
+  shrink (pending);
 }

@@ -36,11 +36,16 @@ struct qed_image;
 #define PENDING_TOKEN QED_AUTOCLEAR_PENDING
 #define PENDING_IN_USE (UINT64_C (1) << 63)
 
-/* Records in a half. */
+/* The log has one part at first, and more while they are needed, each with so
+ * many records of either half: as many as it takes that a write-back for want
+ * of room is rare beside those of time (O2).
+ */
 #ifndef QED_SIM
 #define PENDING_RECORDS 16384u
+#define PENDING_PARTS 32u
 #else
-#define PENDING_RECORDS 12u
+#define PENDING_RECORDS 4u
+#define PENDING_PARTS 3u
 #endif
 
 /* ---- What lies in memory ---- */
@@ -64,7 +69,7 @@ struct pending_record {
 struct pending_head {
   uint64_t magic;
   uint32_t version, record_bytes;
-  uint32_t records;             /* in a half */
+  uint32_t records;             /* of a half in a part */
   uint32_t cluster_size;        /* from here on: of the image */
   uint64_t table_bytes;
   uint64_t l1_offset, image_size;
@@ -75,17 +80,23 @@ struct pending_head {
 
   _Atomic uint64_t generation[2]; /* of each half; 0: it is empty; the larger
                                    * one is the younger */
+  _Atomic uint64_t parts;         /* the file has as many, or more */
 };
 
 #define PENDING_HEAD_BYTES 4096u
-#define PENDING_BYTES \
-  (PENDING_HEAD_BYTES + 2 * PENDING_RECORDS * sizeof (struct pending_record))
+#define PENDING_PART_BYTES \
+  (2 * PENDING_RECORDS * sizeof (struct pending_record))
+#define PENDING_BYTES (PENDING_HEAD_BYTES + PENDING_PART_BYTES)
+#define PENDING_BYTES_MAX \
+  (PENDING_HEAD_BYTES + PENDING_PARTS * PENDING_PART_BYTES)
 
+/* A slot of a half.  A part has slots of the first, then of the second. */
 static inline struct pending_record *
-pending_half (void *memory, unsigned half)
+pending_slot (void *memory, unsigned half, uint64_t slot)
 {
   return (struct pending_record *) ((char *) memory + PENDING_HEAD_BYTES) +
-    half * PENDING_RECORDS;
+    (slot / PENDING_RECORDS * 2 + half) * PENDING_RECORDS +
+    slot % PENDING_RECORDS;
 }
 
 uint64_t pending_checksum (const struct pending_head *head);
@@ -98,6 +109,10 @@ struct pending_log {
   struct pending_file file;     /* of the loop, and of who is in the gate */
   _Atomic uint64_t active;      /* the half in use (bit 63), and how many slots
                                  * of it are taken; 0 if there is no log */
+  _Atomic uint64_t records;     /* slots of a half, in all parts; the loop
+                                 * adds some any time, and takes them away
+                                 * while the gate is closed */
+  bool no_more;                 /* of them can be had now; loop only */
   _Atomic uint64_t generation[2]; /* as in the head, which others could write
                                    * to */
   _Atomic uint64_t old;         /* slots that the old half had taken, or
@@ -133,10 +148,13 @@ int pending_publish (struct qed_image *image, struct page *page,
                      unsigned index, uint64_t value, uint64_t step,
                      unsigned n, uint64_t marks);
 
-/* Whether a change should rather wait for a write-back; whether one should
- * start, so that this never comes.
- */
+/* Whether a change should rather wait for a write-back. */
 bool pending_full (struct pending_log *pending);
+
+/* So that this never comes: add a part if there soon is no room; whether a
+ * write-back should start, since no part can be added.  Loop only.
+ */
+void pending_grow (struct pending_log *pending);
 bool pending_pressed (struct pending_log *pending);
 
 /* A write-back begins, before it counts what is dirty; it ended well: what had

@@ -16,22 +16,22 @@ static uint32_t tokens;
 void *
 sim_pending_copy (void)
 {
-  void *copy = sim_pending ? malloc (PENDING_BYTES) : NULL;
+  void *copy = sim_pending ? malloc (PENDING_BYTES_MAX) : NULL;
 
   if (sim_pending && copy == NULL)
     abort ();
-  return copy ? memcpy (copy, sim_pending, PENDING_BYTES) : NULL;
+  return copy ? memcpy (copy, sim_pending, PENDING_BYTES_MAX) : NULL;
 }
 
 void
 sim_pending_set (const void *log)
 {
   free (sim_pending);
-  sim_pending = log ? malloc (PENDING_BYTES) : NULL;
+  sim_pending = log ? malloc (PENDING_BYTES_MAX) : NULL;
   if (log && sim_pending == NULL)
     abort ();
   if (log)
-    memcpy (sim_pending, log, PENDING_BYTES);
+    memcpy (sim_pending, log, PENDING_BYTES_MAX);
 }
 
 void
@@ -55,16 +55,28 @@ pending_file_impossible (const struct qed_options *options,
 
 int
 pending_file_create (const struct qed_options *options,
-                     const struct qed_file_id *id, size_t size,
+                     const struct qed_file_id *id, size_t size, size_t max,
                      struct pending_file *file)
 {
   (void) options;
   (void) id;
   free (sim_pending);
-  sim_pending = calloc (1, size);
+  sim_pending = calloc (1, max);
   if (sim_pending == NULL)
     abort ();
-  *file = (struct pending_file) { .memory = sim_pending, .size = size };
+  *file = (struct pending_file) {
+    .memory = sim_pending, .size = size, .max = max
+  };
+  return 0;
+}
+
+/* What is behind the end is there, and zeros. */
+int
+pending_file_resize (struct pending_file *file, size_t size)
+{
+  if (size < file->size)
+    memset ((char *) file->memory + size, 0, file->size - size);
+  file->size = size;
   return 0;
 }
 
@@ -78,16 +90,18 @@ pending_file_close (struct pending_file *file, bool remove)
 
 int
 pending_file_read (const struct qed_options *options,
-                   const struct qed_file_id *id, unsigned n, void *buf,
-                   size_t size)
+                   const struct qed_file_id *id, unsigned n, size_t max,
+                   void **buf, size_t *size)
 {
   (void) options;
   (void) id;
+  *buf = NULL;
   if (n > 0)
     return -ERANGE;
   if (sim_pending == NULL)
     return -ENOENT;
-  memcpy (buf, sim_pending, size);
+  *buf = sim_pending_copy ();
+  *size = max;
   return 0;
 }
 

@@ -40,6 +40,17 @@ static union {
   unsigned char bytes[PENDING_BYTES];
 } pending_log;
 static char messages[4096];
+static bool may_grow = true;    /* the log, if there is space */
+
+int __real_pending_file_resize (struct pending_file *file, size_t size);
+int __wrap_pending_file_resize (struct pending_file *file, size_t size);
+
+int
+__wrap_pending_file_resize (struct pending_file *file, size_t size)
+{
+  return may_grow || size < file->size
+    ? __real_pending_file_resize (file, size) : -ENOSPC;
+}
 
 /* ---- Helpers ---- */
 
@@ -133,7 +144,7 @@ write_log (size_t size)
 static struct pending_record *
 record_at (unsigned half, unsigned slot)
 {
-  return pending_half (&pending_log, half) + slot;
+  return pending_slot (&pending_log, half, slot);
 }
 
 static void
@@ -416,7 +427,11 @@ test_refused (void **state)
   die_after (write_three);
   read_log ();
   write_log (PENDING_BYTES - 1);
-  refused ("another length");
+  refused ("cut off");
+  setup (state);
+  die_after (write_three);
+  assert_int_equal (truncate (log_path, (off_t) (PENDING_BYTES_MAX + 1)), 0);
+  refused ("too long");
 }
 
 /* Whole by its sums, with what can't be: nothing at all is written. */
@@ -455,13 +470,32 @@ test_hostile (void **state)
   }
 }
 
-/* ---- A log that is full, and none ---- */
+/* ---- A log that grows, that is full, and none ---- */
+
+static uint64_t
+log_length (void)
+{
+  struct stat st;
+
+  assert_int_equal (stat (log_path, &st), 0);
+  return (uint64_t) st.st_size;
+}
+
+static uint64_t
+records_used (struct qed_image *image)
+{
+  struct qed_status status;
+
+  qed_status (image, &status);
+  assert_int_equal (status.pending, QED_PENDING_LOGGED);
+  assert_true (status.pending_records > 0);
+  return status.pending_records;
+}
 
 /* In an order in which neighbours share no record. */
 static void
 fill_image (struct qed_image *image)
 {
-  struct qed_status status;
   uint64_t i, n;
 
   for (i = 0; i < CLUSTERS + CLUSTERS / 4; i++) {
@@ -471,24 +505,67 @@ fill_image (struct qed_image *image)
                                           n * CLUSTER, 0), 0);
     write_cluster (image, n, (unsigned char) (n % 255 + 1));
   }
-  qed_status (image, &status);
-  assert_int_equal (status.pending, QED_PENDING_LOGGED);
-  assert_true (status.pending_records > 0);
-  assert_true (status.pending_records <= 2 * PENDING_RECORDS);
+}
+
+static void
+expect_filled (void)
+{
+  struct qed_image *image = open_image (false);
+  uint64_t n;
+
+  for (n = 0; n < CLUSTERS; n++)
+    expect_cluster (image, n, (unsigned char) (n % 255 + 1));
+  assert_int_equal (qed_close (image), 0);
+}
+
+/* An image that was made clean has a small log again. */
+static void
+fill_twice (struct qed_image *image)
+{
+  fill_image (image);
+  assert_true (log_length () > PENDING_BYTES);
+  assert_int_equal (qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0), 0);
+  assert_int_equal (log_length (), PENDING_BYTES);
+  assert_int_equal (qed_request_sync (image, QED_OP_TRIM, NULL, SIZE, 0, 0),
+                    0);
+  fill_image (image);
+}
+
+static void
+test_grown (void **state)
+{
+  (void) state;
+  die_after (fill_twice);
+  expect_filled ();
+}
+
+static void
+fill_image_and_log (struct qed_image *image)
+{
+  may_grow = false;
+  fill_image (image);
+  assert_true (records_used (image) <= 2 * PENDING_RECORDS);
+  assert_int_equal (log_length (), PENDING_BYTES);
 }
 
 static void
 test_full (void **state)
 {
-  struct qed_image *image;
-  uint64_t n;
+  (void) state;
+  die_after (fill_image_and_log);
+  expect_filled ();
+}
 
+/* Each part has to be there. */
+static void
+test_part_missing (void **state)
+{
   (void) state;
   die_after (fill_image);
-  image = open_image (false);
-  for (n = 0; n < CLUSTERS; n++)
-    expect_cluster (image, n, (unsigned char) (n % 255 + 1));
-  assert_int_equal (qed_close (image), 0);
+  assert_true (log_length () > PENDING_BYTES);
+  assert_int_equal (truncate (log_path, PENDING_BYTES), 0);
+  assert_int_equal (qed_close (open_image (false)), 0);
+  assert_non_null (strstr (messages, "cut off"));
 }
 
 static void
@@ -521,7 +598,9 @@ main (void)
     cmocka_unit_test_setup_teardown (test_torn, setup, teardown),
     cmocka_unit_test_setup_teardown (test_refused, setup, teardown),
     cmocka_unit_test_setup_teardown (test_hostile, setup, teardown),
+    cmocka_unit_test_setup_teardown (test_grown, setup, teardown),
     cmocka_unit_test_setup_teardown (test_full, setup, teardown),
+    cmocka_unit_test_setup_teardown (test_part_missing, setup, teardown),
     cmocka_unit_test_setup_teardown (test_no_log, setup, teardown),
   };
   const char *tmpdir = getenv ("TMPDIR");
