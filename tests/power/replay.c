@@ -127,25 +127,89 @@ new_event (struct replay *replay, uint64_t number, enum event_kind kind)
   return event;
 }
 
+/* The kernel splits a large write between pages, and buffers begin anywhere:
+ * so in the middle of a sector, which counts as the next part's.  After the
+ * last there may be none: the server was killed meanwhile.
+ */
+struct joined {
+  struct joined *next;
+  uint64_t offset;              /* behind this one the next part begins, */
+  unsigned rest;                /* which takes so many bytes of it, */
+  const unsigned char *bytes;   /* these; NULL: it did */
+  struct record record;         /* whole sectors, and then their bytes */
+};
+
+static struct joined *
+find_part (struct replay *replay, uint64_t offset)
+{
+  struct joined *part = replay->joined;
+
+  while (part && (part->offset != offset || part->bytes == NULL))
+    part = part->next;
+  if (part == NULL)
+    replay_die ("the server wrote at 0x%" PRIx64 ", in the middle of a sector",
+                offset);
+  return part;
+}
+
+static const struct record *
+whole_sectors (struct replay *replay, const struct record *record)
+{
+  unsigned head = record->offset % SECTOR;
+  struct joined *joined, *before = NULL;
+  unsigned char *data;
+
+  if (head == 0 && record->count % SECTOR == 0)
+    return record;
+  if (head)
+    before = find_part (replay, record->offset);
+  joined = malloc (sizeof *joined + head + record->count);
+  if (joined == NULL)
+    abort ();
+  joined->record = *record;
+  data = (unsigned char *) (&joined->record + 1);
+  if (before)
+    memcpy (data, before->bytes, head);
+  memcpy (data + head, record + 1, record->count);
+  joined->offset = record->offset + record->count;
+  joined->record.offset -= head;
+  joined->rest = (head + record->count) % SECTOR;
+  joined->record.count = head + record->count - joined->rest;
+  joined->bytes = joined->rest ? data + joined->record.count : NULL;
+  if (before)
+    before->bytes = NULL;
+  joined->next = replay->joined;
+  replay->joined = joined;
+  return &joined->record;
+}
+
+static void
+free_joined (struct joined *joined)
+{
+  struct joined *next;
+
+  for (; joined; joined = next) {
+    next = joined->next;
+    free (joined);
+  }
+}
+
 /* What was being written when the recorder ended has left no whole event. */
 static void
 load_record (struct replay *replay, const char *session)
 {
-  size_t count, at = 0;
   const struct record *record;
+  size_t count, at = 0;
 
   replay->record = read_whole (session, "record", &count);
   while (at + sizeof *record <= count) {
     record = (const void *) (replay->record + at);
     at += sizeof *record;
     if (record->kind == RECORD_WRITE) {
-      if (record->offset % SECTOR != 0 || record->count % SECTOR != 0)
-        replay_die ("the server wrote 0x%" PRIx64 " bytes at 0x%" PRIx64
-                    ", which are no whole sectors", record->count,
-                    record->offset);
       if (record->count > count - at)
-        break;
+        return;
       at += record->count;
+      record = whole_sectors (replay, record);
     }
     new_event (replay, record->number, EVENT_RECORD)->record = record;
   }
@@ -227,6 +291,7 @@ replay_destroy (struct replay *replay)
   promise_destroy (&replay->promise);
   disk_destroy (replay->disk);
   free (replay->events);
+  free_joined (replay->joined);
   free (replay->record);
   free (replay->requests);
 }

@@ -37,6 +37,7 @@ struct replay {
   uint64_t syncs;               /* begun so far */
   uint64_t drop;                /* each sync of so many is dropped; 0: none */
   struct random random;
+  struct joined *joined;        /* writes that were recorded in parts */
   unsigned char *record;        /* the files' content */
   unsigned char *requests;
 };
