@@ -8,6 +8,8 @@
 # file, over a raw one, over QED.  In the end the content, the tables and
 # QEMU's opinion of them must be right.
 #
+# Changes are noted in a pending log, where there is a tmpfs for it.
+#
 # STRESS_SECONDS=N is for how long; 'make check-stress' takes minutes.  Without
 # it there is one short round.  STRESS_SEED=N works at random elsewhere.
 
@@ -25,6 +27,11 @@ RANDOM=$seed
 size=$((200 * 1024 * 1024 + 512))
 image=$tmpdir/disk.qed
 export XDG_RUNTIME_DIR=$tmpdir
+pending=
+if [ "$(stat -f -c %T /dev/shm)" = tmpfs ]; then
+    pending=$(mktemp -d /dev/shm/nbdkit-qed-test.XXXXXX)
+    cleanup_fn rm -rf "$pending"
+fi
 
 # A third of it each, but no longer than 20 seconds: rounds that begin anew.
 round=$((seconds / 3))
@@ -157,7 +164,11 @@ stress ()
         --table-size $table "$@" >/dev/null)
     truncate -s +3M "$image"
     serve "$image" backing=any metadata-cache=256K clean-after=1 \
-        control="$tmpdir/control" control-export=admin
+        control="$tmpdir/control" control-export=admin \
+        ${pending:+pending-log="$pending"}
+    [ -z "$pending" ] || [ "$(qedctl status --control "$tmpdir/control" --json |
+        jq -r '.images[0]."pending-log"')" = on ] ||
+        fail "there is no pending log"
     for job in checks interrupts questions handovers; do
         RANDOM=$((seed * 7 + ${#jobs[@]}))
         $job &
