@@ -288,9 +288,10 @@ pending_publish (struct qed_image *image, struct page *page, unsigned index,
 bool
 pending_full (struct pending_log *pending)
 {
-  return pending->file.memory &&
-    (atomic_load (&pending->active) & USED_MASK) ==
-    atomic_load (&pending->records);
+  uint64_t records = atomic_load (&pending->records);
+
+  return records > 0 &&
+    (atomic_load (&pending->active) & USED_MASK) == records;
 }
 
 void

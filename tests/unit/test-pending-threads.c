@@ -52,6 +52,7 @@ static struct known *known;     /* shared */
 static char directory[64], path[128];
 static const char *directories[2];
 static _Atomic bool stop;
+static _Atomic unsigned changes;
 
 int __wrap_pending_file_resize (struct pending_file *file, size_t size);
 
@@ -126,6 +127,7 @@ work (void *opaque)
     n = random_below (&worker->seed, CLUSTERS / THREADS) * THREADS +
       worker->index;
     change_cluster (worker->image, n, &worker->seed);
+    atomic_fetch_add (&changes, 1);
     must (read_cluster (worker->image, n) ==
           content_after (atomic_load (&known[n].acknowledged)));
     if (random_below (&worker->seed, 500) == 0)
@@ -172,18 +174,14 @@ verify (struct qed_image *image)
   }
 }
 
-/* What is there is verified; then the threads start. */
 static struct qed_image *
-begin (struct worker workers[THREADS], unsigned round)
+start_workers (struct qed_image *image, struct worker workers[THREADS],
+               unsigned round)
 {
-  struct qed_image *image = open_image ();
-  uint64_t seed = 1, i;
+  uint64_t i;
 
-  verify (image);
-  while (image->pending.file.memory == NULL)    /* until an entry changes */
-    change_cluster (image, CLUSTERS - 1, &seed);
-  atomic_store (&image->pending.records, RECORDS);
   atomic_store (&stop, false);
+  atomic_store (&changes, 0);
   for (i = 0; i < THREADS; i++) {
     workers[i] = (struct worker) {
       .image = image, .index = i, .seed = round * THREADS + i + 1
@@ -191,6 +189,30 @@ begin (struct worker workers[THREADS], unsigned round)
     must (pthread_create (&workers[i].thread, NULL, work, &workers[i]) == 0);
   }
   return image;
+}
+
+static void
+end_workers (struct worker workers[THREADS])
+{
+  unsigned i;
+
+  atomic_store (&stop, true);
+  for (i = 0; i < THREADS; i++)
+    pthread_join (workers[i].thread, NULL);
+}
+
+/* What is there is verified; then the threads start, with a small log. */
+static struct qed_image *
+begin (struct worker workers[THREADS], unsigned round)
+{
+  struct qed_image *image = open_image ();
+  uint64_t seed = 1;
+
+  verify (image);
+  while (image->pending.file.memory == NULL)    /* until an entry changes */
+    change_cluster (image, CLUSTERS - 1, &seed);
+  atomic_store (&image->pending.records, RECORDS);
+  return start_workers (image, workers, round);
 }
 
 /* Each one that is begun has a number. */
@@ -246,21 +268,38 @@ test_killed (void **state)
   }
 }
 
-/* In this process, so that a sanitizer can say what it has seen. */
+/* The rest is in this process, so that a sanitizer can say what it has seen. */
 static void
 test_ended (void **state)
 {
   struct worker workers[THREADS];
   struct qed_image *image = begin (workers, ROUNDS);
-  unsigned i;
 
   (void) state;
   watch (image);
-  atomic_store (&stop, true);
-  for (i = 0; i < THREADS; i++)
-    pthread_join (workers[i].thread, NULL);
+  end_workers (workers);
   assert_int_equal (qed_close (image), 0);
   image = open_image ();
+  verify (image);
+  assert_int_equal (qed_close (image), 0);
+}
+
+/* There is no log yet when they come, and a new token after each clean. */
+static void
+test_begun (void **state)
+{
+  struct worker workers[THREADS];
+  struct qed_image *image = start_workers (open_image (), workers, ROUNDS + 1);
+  unsigned i;
+
+  (void) state;
+  for (i = 1; i <= 5; i++) {
+    while (atomic_load (&changes) < i * 100)
+      usleep (1000);
+    assert_int_equal (qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0),
+                      0);
+  }
+  end_workers (workers);
   verify (image);
   assert_int_equal (qed_close (image), 0);
 }
@@ -290,6 +329,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_killed),
     cmocka_unit_test (test_ended),
+    cmocka_unit_test (test_begun),
   };
   struct statfs fs;
   int r;
