@@ -64,21 +64,34 @@ leaks_between (struct look *look, uint64_t from, uint64_t limit,
   return r;
 }
 
-static uint64_t
-length_in_clusters (const struct look *look)
-{
-  const uint64_t size = look->image->geometry.cluster_size;
-  const uint64_t length = atomic_load (&look->space->length_bytes);
-
-  return length / size + (length % size > 0);
-}
-
-/* Behind its last cluster in use a file is too long; a device just has room. */
+/* Behind its last cluster in use a file is too long; a device just has room,
+ * and a part of a cluster at its end is none that could be used.
+ */
 static uint64_t
 file_end (const struct look *look)
 {
-  return look->image->storage->fixed ? look->space->end
-    : length_in_clusters (look);
+  const uint64_t size = look->image->geometry.cluster_size;
+  const uint64_t length = atomic_load (&look->space->length_bytes);
+  const uint64_t whole = length / size;
+
+  if (look->image->storage->fixed)
+    return look->space->end < whole ? look->space->end : whole;
+  return whole + (length % size > 0);
+}
+
+/* What a damaged table names may lie behind it. */
+static uint64_t
+used_below (const struct look *look, uint64_t limit)
+{
+  struct space *space = look->space;
+  uint64_t behind = 0, at = limit;
+
+  while (at < space->end &&
+         (at = bitmap_next_set (&space->used, at, space->end)) < space->end) {
+    behind++;
+    at++;
+  }
+  return space->used.count - behind;
 }
 
 int
@@ -88,19 +101,22 @@ look_leaks (struct look *look,
 {
   const uint64_t base = look->space->base;
   const uint64_t before = look->counts[QED_PROBLEM_LEAK];
-  uint64_t limit = look->online ? look->space->end : file_end (look);
+  const uint64_t end = file_end (look);
+  uint64_t limit = look->online ? look->space->end : end, kept;
   int r;
 
   if (!look->leaks_known)
     return 0;
+  if (look->image->storage->fixed)
+    limit = end;
   r = leaks_between (look, base, limit, leak);
-  if (limit > base + look->space->used.count)
-    look->counts[QED_PROBLEM_FREE] += limit - base -
-      look->space->used.count -
-      (look->counts[QED_PROBLEM_LEAK] - before);
+  kept = base + used_below (look, limit) +
+    look->counts[QED_PROBLEM_LEAK] - before;
+  if (limit > kept)
+    look->counts[QED_PROBLEM_FREE] += limit - kept;
   /* What a served file has grown by for its next clusters isn't free yet. */
   return r < 0 || !look->online ? r
-    : leaks_between (look, limit, file_end (look), leak);
+    : leaks_between (look, limit, end, leak);
 }
 
 uint64_t
@@ -108,7 +124,8 @@ look_leaks_end (const struct look *look)
 {
   const uint64_t end = file_end (look);
 
-  return end > look->space->end ? end : look->space->end;
+  return look->image->storage->fixed || end > look->space->end ? end
+    : look->space->end;
 }
 
 /* ---- Data ---- */

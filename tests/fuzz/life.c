@@ -461,6 +461,22 @@ init_files (void)
   sparse_add_stale (&base, 0x10000, 0x80000);
 }
 
+/* As the header has it, if the engine could open that. */
+static void
+set_cluster (struct sparse *disk)
+{
+  unsigned char header[FORMAT_HEADER_BYTES];
+  uint32_t size;
+
+  if (disk->length < sizeof header)
+    return;
+  sparse_read (disk, header, sizeof header, 0);
+  size = format_get32 (header + 4);
+  if (size >= FORMAT_CLUSTER_SIZE_MIN && size <= FORMAT_CLUSTER_SIZE_MAX &&
+      (size & (size - 1)) == 0)
+    disk->cluster = size;
+}
+
 void
 life_run (struct sparse *disk, struct fuzz_input script)
 {
@@ -474,6 +490,7 @@ life_run (struct sparse *disk, struct fuzz_input script)
   }
   life.buffer = buffer;
   the_disk = disk;
+  set_cluster (disk);
   qed_options_init (&life.options);
   life.options.path = path;
   life.options.metadata_cache = QED_METADATA_CACHE_MIN;
