@@ -44,17 +44,26 @@ struct replay {
   size_t count, l2_count;
   uint64_t length;              /* of the image's file */
   const char *why;              /* it can't be used */
+  bool thrown_away;
 };
 
 /* ---- Is it this image's log, and whole? ---- */
+
+/* A log may be there and be good, but can't be read just now. */
+static bool
+may_pass (int error)
+{
+  return error == -ENOMEM || error == -EMFILE || error == -ENFILE ||
+    error == -EIO;
+}
 
 /* NULL, or why it can't be used. */
 static const char *
 validate_head (const struct pending_head *head,
                const struct qed_file_id *id,
-               const struct format_header *header)
+               const struct format_header *header,
+               const unsigned char boot[PENDING_BOOT_BYTES])
 {
-  unsigned char boot[PENDING_BOOT_BYTES];
   struct format_geometry g;
 
   format_geometry_init (&g, header);
@@ -63,8 +72,7 @@ validate_head (const struct pending_head *head,
       head->records != PENDING_RECORDS ||
       head->checksum != pending_checksum (head))
     return "it is not whole, or of another version";
-  if (pending_file_boot_id (boot) < 0 ||
-      memcmp (boot, head->boot, sizeof boot) != 0)
+  if (memcmp (boot, head->boot, sizeof head->boot) != 0)
     return "the machine was started anew since: its data may not have "
       "arrived";
   if (head->device != id->device || head->inode != id->inode ||
@@ -154,14 +162,19 @@ has_parts (const struct replay *replay)
 }
 
 /* The one in the n-th directory was read: 1 if it is good; 0 if replay->why
- * says what is wrong with it.
+ * says what is wrong with it; an error that may pass.
  */
 static int
 examine (struct replay *replay, const struct qed_file_id *id,
          const struct format_header *header)
 {
+  unsigned char boot[PENDING_BOOT_BYTES] = { 0 };       /* no log has this */
+  int r = pending_file_boot_id (boot);
+
+  if (may_pass (r))
+    return r;
   replay->why = replay->size < PENDING_BYTES ? "it is cut off"
-    : validate_head (replay->memory, id, header);
+    : validate_head (replay->memory, id, header, boot);
   if (replay->why == NULL && !has_parts (replay))
     replay->why = "it is cut off";
   if (replay->why != NULL)
@@ -177,7 +190,8 @@ examine (struct replay *replay, const struct qed_file_id *id,
 }
 
 /* Look in all directories; replay->why says what was wrong with the last one
- * that was there.  1 if one is good; 0 if there is none; -ENOMEM.
+ * that was there.  1 if one is good; 0 if there is none; an error that may
+ * pass.
  */
 static int
 find (struct replay *replay, const struct qed_options *options,
@@ -195,7 +209,7 @@ find (struct replay *replay, const struct qed_options *options,
       return 0;
     if (found == 0)
       r = examine (replay, id, header);
-    else if (found == -ENOMEM)
+    else if (may_pass (found))
       r = found;
     else if (found != -ENOENT)
       replay->why = "it can't be read, or is too long";
@@ -383,8 +397,7 @@ sync (struct replay *replay, const char *step)
   r = image->storage->ops->sync (image->storage);
   if (r < 0 && r != -ENOTCONN) {
     pending_forget (image);
-    log_error (&image->options.log, "%s: the pending log is thrown away: a "
-               "sync failed: written data may be lost", image->path);
+    replay->thrown_away = true;
   }
   return r;
 }
@@ -438,6 +451,28 @@ replay_found (struct replay *replay)
   return r;
 }
 
+static void
+say_failed (const struct replay *replay, int r)
+{
+  const struct qed_image *image = replay->image;
+  const struct qed_log *log = &image->options.log;
+
+  if (replay->thrown_away)
+    log_error (log, "%s: a sync failed: %s: written data may be lost, so the "
+               "pending log of the last server is thrown away: what it had "
+               "acknowledged since its last write-back, and no flush covers, "
+               "may be missing. The image is not opened for writing: check "
+               "the storage, then open it again", image->path, strerror (-r));
+  else
+    log_error (log, "%s: the pending log of the last server can't be read, or "
+               "not be written to the image: %s: the image is not opened for "
+               "writing, and the log stays: %s, then open it again",
+               image->path, strerror (-r),
+               r == -ENOSPC || r == -EDQUOT ? "make room"
+               : r == -ENOMEM || r == -EMFILE || r == -ENFILE
+               ? "see to memory and open files" : "see to the storage");
+}
+
 int
 pending_replay (struct qed_image *image)
 {
@@ -456,11 +491,7 @@ pending_replay (struct qed_image *image)
                  "they are not seen until the image is opened for writing",
                  image->path, replay.count);
   if (r < 0)
-    log_error (log, "%s: the pending log of the last server can't be written "
-               "to the image: %s: the image is not opened for writing, and the "
-               "log stays: %s, then open it again", image->path,
-               strerror (-r), r == -ENOSPC || r == -EDQUOT ? "make room"
-               : "see to the storage");
+    say_failed (&replay, r);
   else if (replay.why)
     log_warning (log, "%s: the pending log of a killed server is not used "
                  "(%s): what it had acknowledged since its last write-back, "
