@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -144,6 +145,20 @@ WRAP (fcntl) (int fd, int command, ...)
 
 #ifndef FAULT_PRELOAD
 
+ssize_t REAL (read) (int fd, void *buf, size_t count);
+ssize_t WRAP (read) (int fd, void *buf, size_t count);
+int REAL (unlink) (const char *path);
+int WRAP (unlink) (const char *path);
+int REAL (unlinkat) (int dir, const char *path, int flags);
+int WRAP (unlinkat) (int dir, const char *path, int flags);
+int REAL (posix_fallocate) (int fd, off_t at, off_t count);
+int WRAP (posix_fallocate) (int fd, off_t at, off_t count);
+void *REAL (mmap) (void *at, size_t size, int protection, int flags, int fd,
+                   off_t offset);
+void *WRAP (mmap) (void *at, size_t size, int protection, int flags, int fd,
+                   off_t offset);
+FILE *REAL (fopen) (const char *path, const char *mode);
+FILE *WRAP (fopen) (const char *path, const char *mode);
 int REAL (open) (const char *path, int flags, ...);
 int WRAP (open) (const char *path, int flags, ...);
 int REAL (openat) (int dir, const char *path, int flags, ...);
@@ -152,6 +167,48 @@ int REAL (pthread_create) (pthread_t *thread, const pthread_attr_t *attr,
                            void *(*run) (void *), void *arg);
 int WRAP (pthread_create) (pthread_t *thread, const pthread_attr_t *attr,
                            void *(*run) (void *), void *arg);
+
+/* Only files on tmpfs are read so, where nothing interrupts. */
+ssize_t
+WRAP (read) (int fd, void *buf, size_t count)
+{
+  return fault_hits_call (FAULT_READ) ? -1
+    : REAL (read) (fd, buf, shortened (count));
+}
+
+int
+WRAP (unlink) (const char *path)
+{
+  return fault_hits_call (FAULT_UNLINK) ? -1 : REAL (unlink) (path);
+}
+
+int
+WRAP (unlinkat) (int dir, const char *path, int flags)
+{
+  return fault_hits_call (FAULT_UNLINK) ? -1
+    : REAL (unlinkat) (dir, path, flags);
+}
+
+int
+WRAP (posix_fallocate) (int fd, off_t at, off_t count)
+{
+  return fault_hits_call (FAULT_SPACE) || interrupted () ? errno
+    : REAL (posix_fallocate) (fd, at, count);
+}
+
+void *
+WRAP (mmap) (void *at, size_t size, int protection, int flags, int fd,
+             off_t offset)
+{
+  return fault_hits_call (FAULT_MAP) ? MAP_FAILED
+    : REAL (mmap) (at, size, protection, flags, fd, offset);
+}
+
+FILE *
+WRAP (fopen) (const char *path, const char *mode)
+{
+  return fault_hits_call (FAULT_OPEN) ? NULL : REAL (fopen) (path, mode);
+}
 
 int
 WRAP (open) (const char *path, int flags, ...)

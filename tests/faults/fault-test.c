@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "scene.h"
@@ -23,7 +24,7 @@
 #define RUNS_MAX 4000u          /* of a scene and a call */
 
 static const struct scene *const scene_tables[] = {
-  live_scenes, repair_scenes, shape_scenes, slot_scenes,
+  live_scenes, log_scenes, repair_scenes, shape_scenes, slot_scenes,
 };
 #define TABLES (sizeof scene_tables / sizeof *scene_tables)
 
@@ -54,6 +55,11 @@ static const struct way {
   { FAULT_LOCK, ENOLCK, FAULT_ALWAYS },
   { FAULT_OPEN, EMFILE, 1 },
   { FAULT_OPEN, EMFILE, FAULT_ALWAYS },
+  { FAULT_UNLINK, EACCES, 1 },
+  { FAULT_UNLINK, EACCES, FAULT_ALWAYS },
+  { FAULT_SPACE, ENOSPC, 1 },
+  { FAULT_SPACE, ENOSPC, FAULT_ALWAYS },
+  { FAULT_MAP, ENOMEM, 1 },
   { FAULT_THREAD, EAGAIN, 1 },
   { FAULT_ALLOC, ENOMEM, 1 },
   { FAULT_ALLOC, ENOMEM, FAULT_ALWAYS },
@@ -134,6 +140,7 @@ try (const struct scene *scene, const struct way *way, unsigned nth)
   judge (IMAGE);
   if (open_files () != files)
     broken ("files are left open");
+  judge_logs ();
   if (__lsan_do_recoverable_leak_check && way->call != FAULT_LOG &&
       __lsan_do_recoverable_leak_check () != 0)
     broken ("memory leaks");
@@ -281,6 +288,7 @@ leave (void)
   if (chdir (directory) == 0) {
     clear_files ();
     (void) !chdir ("/");
+    rmdir (scene_log_directory);
     rmdir (directory);
   }
 }
@@ -295,6 +303,12 @@ main (int argc, char **argv)
             access ("/dev/shm", R_OK | W_OK | X_OK) == 0 ? "/dev/shm" : "/tmp");
   if (mkdtemp (directory) == NULL || chdir (directory) == -1) {
     perror (directory);
+    return 1;
+  }
+  snprintf (scene_log_directory, sizeof scene_log_directory, "%s/.log",
+            directory);
+  if (mkdir (scene_log_directory, 0700) == -1) {
+    perror (scene_log_directory);
     return 1;
   }
   atexit (leave);

@@ -11,7 +11,7 @@
 
 const char *const fault_names[FAULT_CALLS + 1] = {
   "read", "write", "sync", "resize", "punch", "seek", "lock", "open",
-  "thread", "alloc", "log", "short",
+  "unlink", "space", "map", "thread", "alloc", "log", "short",
 };
 
 bool fault_trace;
@@ -83,6 +83,14 @@ fault_hits (void)
   hits = fault.hits;
   pthread_mutex_unlock (&lock);
   return hits;
+}
+
+void
+fault_add_hits (unsigned hits)
+{
+  pthread_mutex_lock (&lock);
+  fault.hits += hits;
+  pthread_mutex_unlock (&lock);
 }
 
 bool

@@ -15,14 +15,17 @@
 #include <stdint.h>
 
 enum fault_call {
-  FAULT_READ,                   /* pread */
+  FAULT_READ,                   /* pread, read */
   FAULT_WRITE,                  /* pwrite, pwritev */
   FAULT_SYNC,                   /* fdatasync, fsync */
   FAULT_RESIZE,                 /* ftruncate */
   FAULT_PUNCH,                  /* fallocate */
   FAULT_SEEK,                   /* lseek */
   FAULT_LOCK,                   /* fcntl: locks */
-  FAULT_OPEN,                   /* open, openat */
+  FAULT_OPEN,                   /* open, openat, fopen */
+  FAULT_UNLINK,                 /* unlink, unlinkat */
+  FAULT_SPACE,                  /* posix_fallocate */
+  FAULT_MAP,                    /* mmap */
   FAULT_THREAD,                 /* pthread_create */
   FAULT_ALLOC,                  /* malloc, calloc, realloc, aligned_alloc,
                                  * strdup, asprintf */
@@ -53,6 +56,9 @@ extern bool fault_trace;
 
 /* Since it was armed: how many calls failed (or were short). */
 unsigned fault_hits (void);
+
+/* Another process, a copy of this one, has had so many. */
+void fault_add_hits (unsigned hits);
 
 /* Whether a sync of this file failed. */
 bool fault_hit_sync_of (uint64_t device, uint64_t inode);

@@ -19,6 +19,8 @@
 
 struct run run;
 
+char scene_log_directory[160];
+
 #define PIECE (UINT64_C (1) << 20)
 
 /* ---- Words ---- */
@@ -93,17 +95,24 @@ engine_says (void *opaque, enum qed_log_level level, const char *message)
 
 /* ---- Files ---- */
 
-void
-clear_files (void)
+static void
+clear_directory (const char *path)
 {
   struct dirent *entry;
-  DIR *dir = opendir (".");
+  DIR *dir = opendir (path);
 
   must (dir != NULL, "opendir");
   while ((entry = readdir (dir)) != NULL)
     if (entry->d_name[0] != '.')
-      unlink (entry->d_name);
+      unlinkat (dirfd (dir), entry->d_name, 0);
   closedir (dir);
+}
+
+void
+clear_files (void)
+{
+  clear_directory (".");
+  clear_directory (scene_log_directory);
 }
 
 static int
@@ -202,7 +211,10 @@ load (const char *path, size_t *bytes)
 void
 scene_options (struct qed_options *options, const char *path)
 {
+  static const char *const logs[] = { scene_log_directory, NULL };
+
   qed_options_init (options);
+  options->pending_directories = logs;
   options->path = path;
   options->lock = true;
   options->clean_after = 0;
@@ -214,11 +226,18 @@ scene_options (struct qed_options *options, const char *path)
 struct qed_image *
 start (const char *path)
 {
+  return start_kept (path, QED_PENDING_OFF);
+}
+
+struct qed_image *
+start_kept (const char *path, enum qed_pending_mode pending)
+{
   struct qed_options options;
   struct qed_image *image;
   int r;
 
   scene_options (&options, path);
+  options.pending = pending;
   options.clean_after = run.scene->slow ? 1 : 0;
   r = qed_open (&options, &image);
   if (r < 0) {
@@ -264,19 +283,35 @@ do_op (struct qed_image *image, const struct op *op)
   return r;
 }
 
+/* The loop may be about to hear of a sync that no request has asked for. */
+static bool
+becomes_failed (struct qed_image *image)
+{
+  struct qed_status status;
+  unsigned i;
+
+  for (i = 0; i < 1000; i++) {
+    qed_status (image, &status);
+    if (status.state == QED_STATE_FAILED &&
+        status.access == QED_ACCESS_FAILED)
+      return true;
+    usleep (1000);
+  }
+  return false;
+}
+
 /* O8: nothing is written any more, nor reported durable; reads go on. */
 static void
 see_failed (struct qed_image *image, const char *path)
 {
   const struct op write = { QED_OP_WRITE, 0, 512, 99, 0 };
   const struct op flush = { QED_OP_FLUSH, 0, 0, 0, 0 };
-  const bool marked = need_check (path);
-  struct qed_status status;
+  bool marked;
 
   fault_disarm ();
-  qed_status (image, &status);
-  if (status.state != QED_STATE_FAILED || status.access != QED_ACCESS_FAILED)
+  if (!becomes_failed (image))
     broken ("a sync has failed, the image has not");
+  marked = need_check (path);
   if (do_op (image, &write) != -EIO || do_op (image, &flush) != -EIO)
     broken ("a sync has failed, and then a request is answered well");
   if (do_op (image, &(struct op) { QED_OP_READ, 0, 512, 0, 0 }) != 0)
@@ -336,12 +371,18 @@ fill (const char *path, const struct op *ops)
   finish_image (image, path);
 }
 
+/* What the model knows of it. */
+static uint64_t
+known_size (struct qed_image *image)
+{
+  return qed_size (image) < GUEST_BYTES ? qed_size (image) : GUEST_BYTES;
+}
+
 void
 read_all (struct qed_image *image)
 {
   struct op read = { QED_OP_READ, 0, PIECE, 0, 0 };
-  const uint64_t size = qed_size (image) < GUEST_BYTES ? qed_size (image)
-    : GUEST_BYTES;
+  const uint64_t size = known_size (image);
 
   for (read.at = 0; read.at < size; read.at += PIECE) {
     if (read.count > size - read.at)
@@ -399,7 +440,7 @@ judge (const char *path)
     broken ("the image can't be written to when it is opened again");
   guest_reopened ();
   read_all (image);
-  ops[1].at = qed_size (image) - GUEST_SECTOR;
+  ops[1].at = known_size (image) - GUEST_SECTOR;
   do_ops (image, ops);
   finish_image (image, path);
   if (check_closed (path, QED_REPAIR_NONE, NULL, &result) < 0)
@@ -414,4 +455,23 @@ judge (const char *path)
   default:
     broken ("in the end the check finds damage");
   }
+}
+
+void
+judge_logs (void)
+{
+  struct dirent *entry;
+  DIR *dir = opendir (scene_log_directory);
+  FILE *maps = fopen ("/proc/self/maps", "re");
+  char line[1024];
+
+  must (dir != NULL && maps != NULL, "looking for pending logs");
+  while ((entry = readdir (dir)) != NULL)
+    if (entry->d_name[0] != '.')
+      broken ("a pending log is left");
+  while (fgets (line, sizeof line, maps))
+    if (strstr (line, scene_log_directory))
+      broken ("a pending log is left mapped");
+  closedir (dir);
+  fclose (maps);
 }

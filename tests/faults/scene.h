@@ -31,8 +31,8 @@ struct scene {
   bool slow;                    /* a run takes a second */
 };
 
-extern const struct scene live_scenes[], repair_scenes[], shape_scenes[],
-  slot_scenes[];
+extern const struct scene live_scenes[], log_scenes[], repair_scenes[],
+  shape_scenes[], slot_scenes[];
 
 /* What fails in this run. */
 extern struct run {
@@ -68,6 +68,9 @@ void note_error (struct qed_image *image, const char *what, int r);
 /* Remove all of them. */
 void clear_files (void);
 
+/* Where pending logs are; it is on tmpfs. */
+extern char scene_log_directory[160];
+
 void make_image (const char *path, uint64_t size, const char *backing,
                  bool raw);
 void make_raw (const char *path, uint64_t size, unsigned char byte);
@@ -86,8 +89,11 @@ unsigned char *load (const char *path, size_t *bytes);
 /* With the trace. */
 void scene_options (struct qed_options *options, const char *path);
 
-/* Open and start: NULL if it failed. */
+/* Open and start: NULL if it failed.  What is acknowledged is kept by
+ * 'pending', or by nothing.
+ */
 struct qed_image *start (const char *path);
+struct qed_image *start_kept (const char *path, enum qed_pending_mode pending);
 
 struct op {
   enum qed_op op;
@@ -119,5 +125,8 @@ int check_closed (const char *path, enum qed_repair repair, const char *undo,
 
 /* All there is to say of the image in the end. */
 void judge (const char *path);
+
+/* And of pending logs: none is left, nor mapped. */
+void judge_logs (void);
 
 #endif /* SCENE_H */
