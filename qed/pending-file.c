@@ -251,6 +251,8 @@ pending_file_read (const struct qed_options *options,
   if (path == NULL)
     return -ERANGE;
   directory = open_directory (path);
+  if (directory == -EMFILE || directory == -ENFILE || directory == -ENOMEM)
+    return directory;
   if (directory < 0)
     return -ENOENT;
   name_file (id, name);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
-# Hostile images, names and clients: the inputs of tests/fuzz/corpus, and some
+# Hostile images, pending logs, names and clients: the inputs of tests/fuzz/corpus, and some
 # thousand that are made of them, do no harm.  'make fuzz' tries many more.
 
 . ./functions.sh
@@ -30,6 +30,7 @@ run ()
 n=1
 [ -z "$SANITIZER" ] || n=8
 run image $((400 / n))
+run pending $((400 / n))
 run raw $((1000 / n))
 run names $((3000 / n))
 run control $((1000 / n))

@@ -168,6 +168,148 @@ def image_inputs():
         yield name, b"\0" + d.out
 
 
+# ---- Pending logs (fuzz-pending.c) ----
+
+BAD_SUM, OTHER_TOKEN, CLEAN, OTHER_BOOT, SCRIPT_ONLY = 1, 2, 4, 8, 16
+
+
+def guest(n):
+    return struct.pack("<BH", 0, n)
+
+
+def guest_end(n):
+    return struct.pack("<BH", 1, n)
+
+
+def in_l1(n):
+    return struct.pack("<BH", 2, n)
+
+
+def l1_end(n):
+    return struct.pack("<BH", 3, n)
+
+
+def place(n):
+    return struct.pack("<BH", 0, n)
+
+
+def file_end(n):
+    return struct.pack("<Bh", 1, n)
+
+
+def table_place(n):
+    return struct.pack("<BH", 2, n)
+
+
+def number(n):
+    return struct.pack("<BQ", 4, n)
+
+
+class Log:
+    def __init__(self, generations=(1, 0), parts=1, length=0, head=()):
+        self.head = struct.pack("<BBHB", generations[0] | generations[1] << 4,
+                                parts, length, len(head)) + \
+            b"".join(struct.pack("<HB", *change) for change in head)
+        self.records = []
+
+    def add(self, slot, where, value, count=1, sum=0):
+        many = struct.pack("<BQ", 255, count) if count > 254 else bytes([count])
+        self.records.append(bytes([slot]) + where + value + many + bytes([sum]))
+        return self
+
+    def out(self):
+        return self.head + bytes([len(self.records)]) + b"".join(self.records)
+
+
+def logs():
+    """For the image of small(), where clusters from 40 on are free."""
+    yield "empty", Log((0, 0)), 0
+    yield "good", Log().add(0, guest(9), place(40)) \
+        .add(1, guest(20), place(41), 8), 0
+    yield "both-halves", Log((2, 1)).add(0, guest(9), place(41)) \
+        .add(128, guest(9), place(40)).add(129, guest(0), number(0), 4), 0
+    yield "new-table", Log().add(0, in_l1(1), place(40)) \
+        .add(1, guest(600), place(44)), 0
+    yield "three-parts", Log((1, 2), 3).add(11, guest(9), place(40)) \
+        .add(139, guest(512), place(41)).add(4, guest(30), number(1), 16), 0
+    yield "zeros", Log().add(0, guest(0), number(1), 64) \
+        .add(1, guest(512), number(0), 255), 0
+    yield "table-gone", Log().add(0, in_l1(0), number(0)) \
+        .add(1, guest(3), place(40)), 0
+    yield "into-header", Log().add(0, guest(9), place(0)), 0
+    yield "into-l1", Log().add(0, guest(9), place(1)), 0
+    yield "into-table", Log().add(0, guest(9), table_place(0)), 0
+    yield "table-into-data", Log().add(0, in_l1(1), place(8)) \
+        .add(1, guest(600), place(40)), 0
+    yield "table-twice", Log().add(0, in_l1(1), table_place(0)) \
+        .add(1, guest(600), place(40)), 0
+    yield "table-into-l1", Log().add(0, in_l1(2), place(1)), 0
+    yield "shared", Log().add(0, guest(30), place(8), 8), 0
+    yield "twice", Log().add(0, guest(30), place(40)) \
+        .add(1, guest(31), place(40)), 0
+    yield "last-cluster", Log().add(0, guest_end(1), file_end(-1)) \
+        .add(1, in_l1(1), table_place(1)), 0
+    yield "past-end", Log().add(0, guest(9), file_end(0)), 0
+    yield "run-past-end", Log().add(0, guest(9), file_end(-2), 3), 0
+    yield "table-past-end", Log().add(0, in_l1(2), file_end(0)), 0
+    yield "misaligned", Log().add(0, guest(9), number(0x8200)), 0
+    yield "reserved", Log().add(0, guest(9), number(2)), 0
+    yield "wraps", Log().add(0, guest(9), number(2**64 - 8192), 4), 0
+    yield "count-0", Log().add(0, guest(9), place(40), 0), 0
+    yield "count-huge", Log().add(0, guest(9), number(0), 2**64 - 1), 0
+    yield "two-pages", Log().add(0, guest(500), place(40), 20), 0
+    yield "where-end", Log().add(0, guest_end(0), place(40)), 0
+    yield "where-huge", Log().add(0, number(2**63 - 1), place(40)), 0
+    yield "l1-end", Log().add(0, l1_end(1), number(0)), 0
+    yield "l1-behind", Log().add(0, l1_end(0), number(0)), 0
+    yield "l1-huge", Log().add(0, number(2**64 - 1), place(40)), 0
+    yield "bad-record", Log().add(0, guest(9), place(40), 1, 9), 0
+    yield "older-record", Log((3, 0)).add(0, guest(9), place(40), 1, 1), 0
+    yield "newer-record", Log((3, 0)).add(0, guest(9), place(40), 1, 2), 0
+    yield "same-generations", Log((3, 3)).add(0, guest(9), place(40)), 0
+    yield "largest-generation", Log((15, 14)).add(0, guest(9), place(40)), 0
+    yield "generation-huge", Log(head=((111, 255),)), 0
+    yield "no-parts", Log(parts=0, length=4352), 0
+    yield "too-many-parts", Log(parts=4, length=4864), 0
+    yield "cut", Log(parts=2, length=4352).add(0, guest(9), place(40)), 0
+    yield "short", Log(length=100), 0
+    yield "no-head", Log(length=4095), 0
+    for at in (0, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 72):
+        yield "head-%02d" % at, Log(head=((at, 7),)) \
+            .add(0, guest(9), place(40)), 0
+    good = Log().add(0, guest(9), place(40))
+    for name, how in (("bad-sum", BAD_SUM), ("other-token", OTHER_TOKEN),
+                      ("clean", CLEAN), ("other-boot", OTHER_BOOT),
+                      ("script", SCRIPT_ONLY)):
+        yield name, good, how
+
+
+def pending_input(log, how, steps, description):
+    out, steps = log.out(), script(steps)
+    return struct.pack("<BH", how, len(out)) + out + \
+        bytes([len(steps) // 4]) + steps + description.out
+
+
+def pending_inputs():
+    use = "open write:0x010005 trim:0x0400fd read:0x010008 flush write:0x03f005"
+    for name, log, how in logs():
+        yield name, pending_input(log, how, use, small())
+    good = Log().add(0, guest(9), place(40)).add(1, guest(513), place(41), 3)
+    for name, d in descriptions():
+        if name in ("backing-raw", "backing-qed", "table-16", "64k", "64m",
+                    "leaks", "shared", "past-end", "table-overlap", "truncated",
+                    "device", "8e-entries", "l1-many"):
+            yield "image-" + name, pending_input(good, 0, use, d)
+    half = Log().add(0, guest(9), place(40)).add(1, guest(600), place(41))
+    yield "image-table-misaligned", pending_input(
+        half, 0, use, small().l1(1, exact(0x2200)))
+    for name, steps in (("read-only", "open-read-only check map open"),
+                        ("repair", "check dry-run repair-all"),
+                        ("resize", "resize:0x00ff2 rebase:1"),
+                        ("always", "open-always:3 check-online close undo")):
+        yield "script-" + name, pending_input(good, SCRIPT_ONLY, steps, small())
+
+
 # ---- Raw images ----
 
 RAW = ("clean-4k-table-1", "everything", "garbage-l1-mixed", "shared-and-leaks",
@@ -293,7 +435,8 @@ def write(directory, name, content):
 def main(directory):
     for fuzzer, inputs in (("control", control_inputs()),
                            ("image", image_inputs()),
-                           ("names", name_inputs())):
+                           ("names", name_inputs()),
+                           ("pending", pending_inputs())):
         for name, content in inputs:
             write(os.path.join(directory, fuzzer), name, content)
     with tempfile.TemporaryDirectory() as scratch:

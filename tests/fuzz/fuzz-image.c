@@ -26,7 +26,7 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   one_thread_reset (size);
   sparse_init (&disk, 0);
   describe (&disk, &in);
-  life_run (&disk, script);
+  life_run (&disk, script, QED_PENDING_OFF);
   sparse_destroy (&disk);
   return 0;
 }

@@ -29,7 +29,7 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   one_thread_reset (size);
   sparse_init (&disk, length > 0 ? length : fuzz_left (&in));
   sparse_write (&disk, in.at, fuzz_left (&in), 0);
-  life_run (&disk, script);
+  life_run (&disk, script, QED_PENDING_OFF);
   sparse_destroy (&disk);
   return 0;
 }

@@ -425,6 +425,8 @@ repair_at_last (struct life *life)
   struct qed_check_result result;
   int r;
 
+  if (life->options.pending && open_image (life, false, QED_CHECK_AUTO, true))
+    close_image (life);         /* what a log says is there from now on */
   probe_before (the_disk, &life->options);
   r = check_closed (life, QED_REPAIR_ALL, false, false, NULL, &result);
   if (r < 0 || life->disk->full || life->disk->device)
@@ -478,23 +480,35 @@ set_cluster (struct sparse *disk)
 }
 
 void
-life_run (struct sparse *disk, struct fuzz_input script)
+life_options (struct sparse *disk, struct qed_options *options)
+{
+  static char *path;
+
+  if (path == NULL) {
+    path = fuzz_path ("disk.qed");
+    init_files ();
+  }
+  the_disk = disk;
+  set_cluster (disk);
+  qed_options_init (options);
+  options->path = path;
+  options->metadata_cache = QED_METADATA_CACHE_MIN;
+  options->log.fn = take_message;
+}
+
+void
+life_run (struct sparse *disk, struct fuzz_input script,
+          enum qed_pending_mode pending)
 {
   static unsigned char *buffer;
   struct life life = { .disk = disk };
-  char *path = fuzz_path ("disk.qed"), *undo = fuzz_path ("disk.qed.undo");
+  char *undo = fuzz_path ("disk.qed.undo");
 
-  if (buffer == NULL) {
+  if (buffer == NULL)
     buffer = malloc (BUFFER_BYTES);
-    init_files ();
-  }
   life.buffer = buffer;
-  the_disk = disk;
-  set_cluster (disk);
-  qed_options_init (&life.options);
-  life.options.path = path;
-  life.options.metadata_cache = QED_METADATA_CACHE_MIN;
-  life.options.log.fn = take_message;
+  life_options (disk, &life.options);
+  life.options.pending = pending;
   probe_reset ();
   while (fuzz_left (&script) > 0)
     run_step (&life, &script);
@@ -503,5 +517,4 @@ life_run (struct sparse *disk, struct fuzz_input script)
   close_image (&life);
   unlink (undo);
   free (undo);
-  free (path);
 }
