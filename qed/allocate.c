@@ -24,6 +24,11 @@
 #include "image.h"
 #include "yield.h"
 
+/* Of a table that is larger only the start has its space reserved: it would
+ * take more of the disk than it is worth.
+ */
+#define RESERVE_MAX (UINT64_C (1) << 20)
+
 /* ---- The gate ---- */
 
 /* Enter the change gate, or wait until that is possible. */
@@ -178,6 +183,55 @@ link_table (struct qed_image *image, struct page *page, unsigned index,
   return publish (image, page, index, run, (unsigned) run->n);
 }
 
+/* A write-back can do nothing about a disk that is full, so the request that
+ * needs the table is the one that fails.  'where' is the L1 page.
+ */
+static int
+have_space (struct qed_image *image, const struct space_run *run,
+            uint64_t where)
+{
+  const struct storage_ops *ops = image->storage->ops;
+  uint64_t bytes = image->geometry.table_bytes, offset = where;
+  int r;
+
+  if (ops->reserve == NULL)
+    return 0;
+  if (bytes > RESERVE_MAX)
+    bytes = RESERVE_MAX;
+  r = ops->reserve (image->storage, offset, PAGE_BYTES);
+  if (r == 0) {
+    offset = run->first << image->geometry.cluster_bits;
+    r = ops->reserve (image->storage, offset, bytes);
+  }
+  if (r == -EOPNOTSUPP)
+    return 0;
+  if (r < 0)
+    image_report (image, "reserving space for a table at file offset", offset,
+                  r);
+  return r;
+}
+
+/* With the page unlocked meanwhile, as this is I/O; *page is locked again, or
+ * NULL.
+ */
+static int
+prepare_table (struct qed_image *image, const struct space_run *run,
+               struct page **page)
+{
+  uint64_t key = (*page)->key, where = (*page)->offset;
+  int r = 0;
+
+  metadata_unlock_page (&image->metadata, *page);
+  *page = NULL;
+  if (run->used_before)
+    r = zero_run (image, run);
+  if (r == 0)
+    r = have_space (image, run, where);
+  if (r == 0)
+    *page = metadata_lock_page (&image->metadata, key);
+  return r == 0 && *page == NULL ? REQUEST_AGAIN : r;
+}
+
 /* Make a table whose clusters read as zeros.  'page' is locked on entry and
  * not on return.
  */
@@ -186,23 +240,14 @@ new_table (struct qed_image *image, struct qed_request *request,
            struct page *page, unsigned index)
 {
   uint64_t n = image->geometry.table_bytes >> image->geometry.cluster_bits;
-  uint64_t key = page->key;
   struct space_run run;
   int r = space_reserve_table (&image->space, n, &run);
 
-  if (r == 0 && !run.used_before) {
-    r = link_table (image, page, index, &run);
-    if (r != 0)
-      space_release (&image->space, &run);
-  }
-  else if (r == 0) {
-    metadata_unlock_page (&image->metadata, page);
-    r = zero_run (image, &run);
-    page = r == 0 ? metadata_lock_page (&image->metadata, key) : NULL;
-    if (r == 0 && page)
+  if (r == 0) {
+    if (run.used_before || image->storage->ops->reserve)
+      r = prepare_table (image, &run, &page);
+    if (r == 0)
       r = link_table (image, page, index, &run);
-    else if (r == 0)
-      r = REQUEST_AGAIN;
     if (allocate_may_reuse (r))
       space_release (&image->space, &run);
   }

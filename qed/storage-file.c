@@ -28,6 +28,7 @@ struct storage_file {
   bool locked;
   bool need_write;              /* as in struct qed_options */
   _Atomic bool no_punch;        /* the file system cannot punch holes */
+  _Atomic bool no_reserve;      /* nor reserve space */
 };
 
 /* A path that leads to another file each time its lock was taken. */
@@ -115,25 +116,43 @@ file_pwritev (struct storage *s, const struct iovec *iov, int n,
   return 0;
 }
 
+/* *never is set, and asked, if this file can't do that at all. */
 static int
-file_punch (struct storage *s, uint64_t offset, uint64_t count)
+change_space (struct storage_file *file, int mode, uint64_t offset,
+              uint64_t count, _Atomic bool *never)
 {
-  struct storage_file *file = file_of (s);
   int r;
 
-  if (file->no_punch)
+  if (*never)
     return -EOPNOTSUPP;
   do
-    r = fallocate (file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                   (off_t) offset, (off_t) count);
+    r = fallocate (file->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t) offset,
+                   (off_t) count);
   while (r < 0 && errno == EINTR);
   if (r == 0)
     return 0;
   if (errno != EOPNOTSUPP && errno != ENOSYS && errno != ENODEV &&
       errno != EINVAL)
     return -errno;
-  file->no_punch = true;
+  *never = true;
   return -EOPNOTSUPP;
+}
+
+static int
+file_punch (struct storage *s, uint64_t offset, uint64_t count)
+{
+  struct storage_file *file = file_of (s);
+
+  return change_space (file, FALLOC_FL_PUNCH_HOLE, offset, count,
+                       &file->no_punch);
+}
+
+static int
+file_reserve (struct storage *s, uint64_t offset, uint64_t count)
+{
+  struct storage_file *file = file_of (s);
+
+  return change_space (file, 0, offset, count, &file->no_reserve);
 }
 
 static int
@@ -250,6 +269,7 @@ static const struct storage_ops file_ops = {
   .pwritev = file_pwritev,
   .zero = file_zero,
   .punch = file_punch,
+  .reserve = file_reserve,
   .prefetch = file_prefetch,
   .resize = file_resize,
   .length = file_length,

@@ -48,6 +48,12 @@ struct storage_ops {
    */
   int (*punch) (struct storage *s, uint64_t offset, uint64_t count);
 
+  /* Have space for a range inside the file, so that what is written there
+   * can't find the disk full; what it holds stays.  -EOPNOTSUPP: nobody can
+   * promise that.  NULL: likewise.
+   */
+  int (*reserve) (struct storage *s, uint64_t offset, uint64_t count);
+
   /* Say that a range will be read soon. */
   void (*prefetch) (struct storage *s, uint64_t offset, uint64_t count);
 
