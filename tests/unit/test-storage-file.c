@@ -403,6 +403,39 @@ test_holes (void **state)
   s->ops->close (s);
 }
 
+static void
+test_reserve (void **state)
+{
+  static const int never[] = { EOPNOTSUPP, ENOSYS, ENODEV, EINVAL };
+  struct storage *s = open_file ();
+  uint64_t length;
+  size_t i;
+
+  (void) state;
+  assert_int_equal (s->ops->pwrite (s, noise, SIZE, 0), 0);
+  fail_next ("fallocate", EINTR, 0, 2);
+  assert_int_equal (s->ops->reserve (s, 0, SIZE), 0);
+  assert_int_equal (s->ops->reserve (s, SIZE, 4096), 0);
+  expect_noise (s, 0);
+  assert_int_equal (s->ops->length (s, &length), 0);
+  assert_int_equal (length, SIZE);
+  fail_next ("fallocate", ENOSPC, 0, 1);
+  assert_int_equal (s->ops->reserve (s, 0, SIZE), -ENOSPC);
+  assert_int_equal (s->ops->reserve (s, 0, SIZE), 0);
+  s->ops->close (s);
+  for (i = 0; i < sizeof never / sizeof never[0]; i++) {
+    s = open_file ();
+    fail_next ("fallocate", never[i], 0, 1);
+    assert_int_equal (s->ops->reserve (s, 0, 4096), -EOPNOTSUPP);
+    fail_next ("fallocate", EIO, 0, 1);
+    assert_int_equal (s->ops->reserve (s, 0, 4096), -EOPNOTSUPP);
+    assert_int_equal (plan.times, 1);   /* it was not tried again */
+    fail_next (NULL, 0, 0, 0);
+    assert_int_equal (s->ops->punch (s, 0, 4096), 0);
+    s->ops->close (s);
+  }
+}
+
 /* ---- The file as a whole ---- */
 
 static void
@@ -840,6 +873,7 @@ main (void)
     TEST (test_vectors),
     TEST (test_no_holes),
     TEST (test_holes),
+    TEST (test_reserve),
     TEST (test_length),
     TEST (test_sync),
     TEST (test_next_data),
