@@ -66,14 +66,21 @@ put64 (struct described *d, uint64_t offset, uint64_t value)
     sparse_write (d->disk, buf, sizeof buf, offset);
 }
 
+/* A page's worth at a time: there are runs of many thousand. */
 static void
 put_run (struct described *d, uint64_t at, uint64_t count, uint64_t value,
          uint64_t step)
 {
-  uint64_t i;
+  unsigned char buf[SPARSE_PAGE];
+  uint64_t n, i;
 
-  for (i = 0; i < count; i++)
-    put64 (d, at + 8 * i, value + i * step);
+  for (; count > 0 && at <= INT64_MAX - sizeof buf; count -= n) {
+    n = count < sizeof buf / 8 ? count : sizeof buf / 8;
+    for (i = 0; i < n; i++, value += step)
+      format_put64 (buf + 8 * i, value);
+    sparse_write (d->disk, buf, 8 * n, at);
+    at += 8 * n;
+  }
 }
 
 static void
