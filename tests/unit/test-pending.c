@@ -390,10 +390,92 @@ change_geometry (void)
 }
 
 static void
+change_version (void)
+{
+  pending_log.head.version++;
+  resum ();
+}
+
+static void
+change_record_bytes (void)
+{
+  pending_log.head.record_bytes += 8;
+  resum ();
+}
+
+static void
+change_records (void)
+{
+  pending_log.head.records *= 2;
+  resum ();
+}
+
+static void
+change_device (void)
+{
+  pending_log.head.device++;
+  resum ();
+}
+
+static void
+change_cluster_size (void)
+{
+  pending_log.head.cluster_size *= 2;
+  resum ();
+}
+
+static void
+change_table_bytes (void)
+{
+  pending_log.head.table_bytes *= 2;
+  resum ();
+}
+
+static void
+change_l1_offset (void)
+{
+  pending_log.head.l1_offset += CLUSTER;
+  resum ();
+}
+
+static void
 change_token (void)
 {
   pending_log.head.token ^= UINT64_C (1) << 40;
   resum ();
+}
+
+/* What counts and is no part of the head's sum. */
+static void
+overflow_generation (void)
+{
+  pending_log.head.generation[0] = UINT64_C (1) << 40;
+}
+
+static void
+equal_generations (void)
+{
+  pending_log.head.generation[1] = pending_log.head.generation[0];
+}
+
+static void
+damage_younger_half (void)
+{
+  pending_log.head.generation[1] = pending_log.head.generation[0] + 1;
+  put_record (1, 0, 3, 0, 1);
+  record_at (1, 0)->value = FORMAT_ENTRY_ZERO;
+}
+
+static void
+no_parts (void)
+{
+  pending_log.head.parts = 0;
+}
+
+static void
+too_many_parts (void)
+{
+  pending_log.head.parts = PENDING_PARTS + 1;
 }
 
 static void
@@ -407,7 +489,19 @@ test_refused (void **state)
     { damage_generation, "a record is damaged" },
     { damage_magic, "not whole" },
     { damage_checksum, "not whole" },
+    { change_version, "of another version" },
+    { change_record_bytes, "of another version" },
+    { change_records, "of another version" },
+    { overflow_generation, "a record is damaged" },
+    { equal_generations, "a record is damaged" },
+    { damage_younger_half, "a record is damaged" },
+    { no_parts, "cut off" },
+    { too_many_parts, "cut off" },
     { change_boot, "started anew" },
+    { change_device, "another image's" },
+    { change_cluster_size, "another image's" },
+    { change_table_bytes, "another image's" },
+    { change_l1_offset, "another image's" },
     { change_inode, "another image's" },
     { change_geometry, "another image's" },
     { change_token, "another program" },
