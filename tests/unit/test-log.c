@@ -39,6 +39,21 @@ test_one_line (void **state)
 }
 
 static void
+test_trace (void **state)
+{
+  struct qed_log traced = to;
+
+  (void) state;
+  lines[0] = '\0';
+  log_trace (&to, "not asked for");
+  log_trace (NULL, "to nobody");
+  assert_string_equal (lines, "");
+  traced.trace = true;
+  log_trace (&traced, "%s: %s", "step", "\xc2");
+  assert_string_equal (lines, "step: \xc2\n");
+}
+
+static void
 test_limit (void **state)
 {
   struct log_limit limit = { 0, 0 };
@@ -65,6 +80,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_one_line),
+    cmocka_unit_test (test_trace),
     cmocka_unit_test (test_limit),
   };
 
