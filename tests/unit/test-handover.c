@@ -283,6 +283,29 @@ test_standby_untestable (void **state)
   assert_int_equal (qed_slot_close (slot), 0);
 }
 
+/* A device that is still in use without a lock is waited for like a lock. */
+static void
+test_busy_device (void **state)
+{
+  (void) state;
+  start_standby (-EBUSY);
+  wait_looks (1);
+  expect_absent (QED_SLOT_STANDBY);
+  assert_int_equal (qed_slot_activate (slot), -EAGAIN);
+  expect_absent (QED_SLOT_STANDBY);
+  opens = 0;
+  seen = 0;                     /* of the lock; the device stays in use */
+  while (opens < 2)
+    sched_yield ();
+  had = 0;
+  wait_state (QED_SLOT_ACTIVE);
+  assert_int_equal (qed_slot_release (slot), 0);
+  had = -EBUSY;
+  assert_int_equal (qed_slot_activate (slot), -EAGAIN);
+  expect_absent (QED_SLOT_RELEASED);
+  assert_int_equal (qed_slot_close (slot), 0);
+}
+
 static void *
 release_in_thread (void *result)
 {
@@ -397,6 +420,7 @@ main (void)
     FAKE_IMAGE_TEST (test_standby_released),
     FAKE_IMAGE_TEST (test_standby_fails),
     FAKE_IMAGE_TEST (test_standby_untestable),
+    FAKE_IMAGE_TEST (test_busy_device),
     FAKE_IMAGE_TEST (test_drain),
     FAKE_IMAGE_TEST (test_release_failed),
     FAKE_IMAGE_TEST (test_threads),
