@@ -60,12 +60,12 @@ is_due (const char *call)
 }
 
 int __real_open (const char *name, int flags, ...);
-int __wrap_open (const char *name, int flags);
+int __wrap_open (const char *name, int flags, mode_t mode);
 
 int
-__wrap_open (const char *name, int flags)
+__wrap_open (const char *name, int flags, mode_t mode)
 {
-  return is_due ("open") ? -1 : __real_open (name, flags);
+  return is_due ("open") ? -1 : __real_open (name, flags, mode);
 }
 
 /* Only openat2 is called so. */
