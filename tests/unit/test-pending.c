@@ -52,6 +52,39 @@ __wrap_pending_file_resize (struct pending_file *file, size_t size)
     ? __real_pending_file_resize (file, size) : -ENOSPC;
 }
 
+/* What is to fail once: a call, and with what. */
+static const char *failing;
+static int failing_error;
+
+static bool
+is_due (const char *call)
+{
+  if (failing == NULL || strcmp (call, failing) != 0)
+    return false;
+  failing = NULL;
+  errno = -failing_error;
+  return true;
+}
+
+#define WRAP(type, failed, name, parameters, arguments) \
+  type __real_##name parameters; \
+  type __wrap_##name parameters; \
+  type \
+  __wrap_##name parameters \
+  { \
+    return is_due (#name) ? failed : __real_##name arguments; \
+  }
+
+WRAP (int, failing_error, pending_file_read,
+      (const struct qed_options *options, const struct qed_file_id *id,
+       unsigned n, size_t max, void **buf, size_t *size),
+      (options, id, n, max, buf, size))
+WRAP (int, failing_error, pending_file_boot_id,
+      (unsigned char id[PENDING_BOOT_BYTES]), (id))
+WRAP (int, -1, fdatasync, (int fd), (fd))
+WRAP (ssize_t, -1, pwrite, (int fd, const void *buf, size_t n, off_t offset),
+      (fd, buf, n, offset))
+
 /* ---- Helpers ---- */
 
 static void
@@ -64,11 +97,10 @@ keep_message (void *opaque, enum qed_log_level level, const char *message)
   snprintf (messages + n, sizeof messages - n, "%s\n", message);
 }
 
-static struct qed_image *
-open_image (bool read_only)
+static int
+try_open (bool read_only, struct qed_image **image)
 {
   struct qed_options options;
-  struct qed_image *image;
 
   qed_options_init (&options);
   options.path = path;
@@ -78,7 +110,15 @@ open_image (bool read_only)
   options.pending = QED_PENDING_LOG;
   options.pending_directories = directories;
   messages[0] = '\0';
-  assert_int_equal (qed_open (&options, &image), 0);
+  return qed_open (&options, image);
+}
+
+static struct qed_image *
+open_image (bool read_only)
+{
+  struct qed_image *image;
+
+  assert_int_equal (try_open (read_only, &image), 0);
   assert_int_equal (qed_start (image), 0);
   qed_wait_scanned (image);
   return image;
@@ -528,6 +568,77 @@ test_refused (void **state)
   refused ("too long");
 }
 
+/* The image is not opened, with what to do about it. */
+static void
+not_opened (const char *call, int error, const char *advice)
+{
+  struct qed_image *image;
+
+  failing = call;
+  failing_error = error;
+  assert_int_equal (try_open (false, &image), error);
+  assert_null (failing);
+  if (strstr (messages, advice) == NULL)
+    fail_msg ("%s, %d: %s", call, error, messages);
+}
+
+/* A log that can't be read, or be written to the image, just now is there the
+ * next time.
+ */
+static void
+test_another_time (void **state)
+{
+  static const struct {
+    int error;
+    const char *advice;
+  } cases[] = {
+    { -ENOMEM, "see to memory and open files, then" },
+    { -EMFILE, "see to memory and open files, then" },
+    { -ENFILE, "see to memory and open files, then" },
+    { -EIO, "see to the storage, then" },
+  };
+  unsigned i;
+
+  (void) state;
+  die_after (write_three);
+  for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    not_opened ("pending_file_read", cases[i].error, cases[i].advice);
+    not_opened ("pending_file_boot_id", cases[i].error, cases[i].advice);
+    not_opened ("pwrite", cases[i].error, cases[i].advice);
+  }
+  not_opened ("pwrite", -ENOSPC, "make room, then open it again");
+  not_opened ("pwrite", -EDQUOT, "make room, then open it again");
+  assert_int_equal (access (log_path, F_OK), 0);
+  expect_three (0x33, 0x44, 0x55);
+}
+
+/* Others' errors are no reason to wait. */
+static void
+test_unreadable (void **state)
+{
+  die_after (write_three);
+  failing = "pending_file_read";
+  failing_error = -EINVAL;
+  refused ("can't be read, or is too long");
+
+  setup (state);
+  die_after (write_three);
+  failing = "pending_file_boot_id";
+  failing_error = -EINVAL;
+  refused ("started anew");
+}
+
+/* O8: what the entries lead to may be lost, so they are. */
+static void
+test_sync_fails (void **state)
+{
+  (void) state;
+  die_after (write_three);
+  not_opened ("fdatasync", -EIO, "is thrown away");
+  assert_int_equal (access (log_path, F_OK), -1);
+  refused ("it is not there");
+}
+
 /* Whole by its sums, with what can't be: nothing at all is written. */
 static void
 test_hostile (void **state)
@@ -691,6 +802,9 @@ main (void)
     cmocka_unit_test_setup_teardown (test_halves, setup, teardown),
     cmocka_unit_test_setup_teardown (test_torn, setup, teardown),
     cmocka_unit_test_setup_teardown (test_refused, setup, teardown),
+    cmocka_unit_test_setup_teardown (test_another_time, setup, teardown),
+    cmocka_unit_test_setup_teardown (test_unreadable, setup, teardown),
+    cmocka_unit_test_setup_teardown (test_sync_fails, setup, teardown),
     cmocka_unit_test_setup_teardown (test_hostile, setup, teardown),
     cmocka_unit_test_setup_teardown (test_grown, setup, teardown),
     cmocka_unit_test_setup_teardown (test_full, setup, teardown),
