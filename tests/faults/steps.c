@@ -26,7 +26,7 @@ static struct step {
   STEP ("recover", "drop-entries", FAILS),
   STEP ("recover", "write-back", FAILS),
   STEP ("recover", "go-on", SOUND),
-  STEP ("recover", "punch-leaks", FAILS),
+  STEP ("recover", "punch-leaks", SOUND),       /* what stays leaks */
   STEP ("mark-dirty", "begin-log", SOUND),
   STEP ("mark-dirty", "read-header", FAILS),
   STEP ("mark-dirty", "set-need-check", FAILS),
@@ -53,7 +53,7 @@ static struct step {
   STEP ("make-clean", "reclaim", SOUND),
   STEP ("make-clean", "drop-tables", FAILS),
   STEP ("make-clean", "sync-dropped", FAILS),
-  STEP ("make-clean", "cut-tail", FAILS),
+  STEP ("make-clean", "cut-tail", SOUND),       /* a tail may stay */
   STEP ("make-clean", "read-header", FAILS),
   STEP ("make-clean", "clear-need-check", FAILS),
   STEP ("make-clean", "sync-header", FAILS),
