@@ -184,8 +184,7 @@ prepare_killed (void)
   guest_reopened ();
 }
 
-/* The log may be gone: after a sync that failed it is thrown away, and a
- * directory that can't be opened counts as one that isn't there.  Then what
+/* The log may be gone: after a sync that failed it is thrown away.  Then what
  * was acknowledged may be missing.
  */
 static void
@@ -203,8 +202,7 @@ act_replay (void)
 {
   struct qed_image *image = start_kept (IMAGE, QED_PENDING_LOG);
 
-  if (fault_hits () > 0 &&
-      (run.call == FAULT_SYNC || (run.call == FAULT_OPEN && image))) {
+  if (fault_hits () > 0 && run.call == FAULT_SYNC) {
     doubt (old);
     doubt (ops);
   }

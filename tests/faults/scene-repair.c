@@ -74,6 +74,22 @@ prepare_damaged (void)
   keep_original ();
 }
 
+/* A table that is cut off names clusters so far from each other that the look
+ * needs memory for each of them.
+ */
+static void
+prepare_far (void)
+{
+  const uint64_t apart = 2048 * KIB, count = 120, end = (count + 8) * apart;
+  uint64_t i;
+
+  prepare_sound ();
+  must (truncate (IMAGE, (off_t) (end + CLUSTER / 2)) == 0, IMAGE);
+  for (i = 0; i < count; i++)
+    poke64 (IMAGE, end + 8 * i, (i + 8) * apart);
+  poke64 (IMAGE, AT_L1 + 8 * 3, end);
+}
+
 /* ---- A closed image ---- */
 
 static void
@@ -196,6 +212,7 @@ act_online (void)
 
 const struct scene repair_scenes[] = {
   { "check", prepare_damaged, act_check, finish_repair, false },
+  { "check-far", prepare_far, act_check, finish_repair, false },
   { "compact", prepare_leaks, act_repair, finish_repair, false },
   { "repair", prepare_damaged, act_repair, finish_repair, false },
   { "repair-undone", prepare_damaged, act_repair, finish_undone, false },
