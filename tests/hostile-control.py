@@ -178,8 +178,8 @@ well_served("after many")
 
 for i in range(2000):           # come and go
     s = connect()
-    if i % 3 == 0:
-        s.sendall(b'{"command":"metrics"}\n')
+    if i % 3 == 0:              # refused, if those before are still there
+        send_if_open(s, b'{"command":"metrics"}\n')
     s.close()
 time.sleep(0.5)
 well_served("after those who come and go")
