@@ -153,7 +153,8 @@ open_new (struct creation *c)
 }
 
 /* A name that is not absolute is relative to the image's directory.  An
- * overlay that overwrites its own backing file would lose everything.
+ * overlay that overwrites its own backing file would lose everything, and
+ * one that was not there before could never be opened.
  */
 static int
 check_backing_is_other (struct creation *c)
@@ -180,7 +181,7 @@ check_backing_is_other (struct creation *c)
   if (fstat (c->fd, &st) == -1)
     return failed (c, -errno, "stat");
   if (st.st_dev == backing_st.st_dev && st.st_ino == backing_st.st_ino) {
-    log_error (c->log, "%s: is its own backing file: it would be overwritten",
+    log_error (c->log, "%s: would be its own backing file",
                c->options->path);
     return -EINVAL;
   }
@@ -249,6 +250,7 @@ static int
 open_file (struct creation *c)
 {
   struct stat st;
+  int r;
 
   if (qed_backing_is_nbd (c->options->path))
     return open_export (c);
@@ -256,7 +258,8 @@ open_file (struct creation *c)
   /* lstat: over a dangling link, open_new fails and says so. */
   if (c->options->force && lstat (c->options->path, &st) == 0)
     return open_existing (c);
-  return open_new (c);
+  r = open_new (c);
+  return r < 0 ? r : check_backing_is_other (c);
 }
 
 /* Nobody may have the file in use. */

@@ -228,6 +228,11 @@ ln -s ../ours.qed sub/link.qed
 refused --force --backing ../ours.qed sub/link.qed 1M
 refused --force --backing "$PWD/link.qed" ours.qed 1M
 cmp ours.qed before
+for option in "" --force; do
+  refused $option --backing sub/../fresh.qed fresh.qed 1M
+  grep -q 'would be its own backing file' err
+  test ! -e fresh.qed
+done
 
 # Not files.
 mkdir directory
