@@ -220,6 +220,8 @@ qed_check (const struct qed_options *options,
   if (r < 0)
     return r;
   look.space = &look.image->space;
+  if (check->opened)
+    check->opened (check->opaque);
   r = qed_start (look.image);
   if (r == 0)
     r = check_image (&look, result);

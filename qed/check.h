@@ -114,6 +114,11 @@ struct qed_check_options {
   struct qed_check_control *control;    /* or NULL */
   struct qed_progress progress;
 
+  /* The image could be opened: what is wrong will be told.  Of qed_check alone.
+   * May be NULL.
+   */
+  void (*opened) (void *opaque);
+
   /* Each problem of the first look, each action of a repair ("fixed": what
    * was done, or would be), and each range of the guest's that a repair has
    * lost, or would lose; ranges may be told twice.  From the caller's thread.

@@ -166,26 +166,35 @@ read_finely (struct look *look, unsigned char *buf, uint64_t at,
 /* Nobody who changes his mind has to wait longer. */
 #define PAUSE_SECONDS .1
 
-/* Keep to the rate, and wait while the check is paused. */
+/* Shorter sleeps last longer than they should, by too much. */
+#define NAP_SECONDS .01
+
+/* Keep to the rate, and wait while the check is paused.  What was read lately
+ * makes the next read late, what was not read in the past does not make it
+ * early.
+ */
 static int
-pace (const struct look *look, uint64_t bytes)
+pace (struct look *look, uint64_t bytes)
 {
   const struct qed_check_control *control = look->options->control;
+  double left, now = loop_now ();
   uint64_t rate;
-  double left, slice;
 
   if (control == NULL)
     return 0;
   rate = atomic_load (&control->rate);
-  left = rate > 0 ? (double) bytes / (double) rate : 0;
-  while (left > 0 || atomic_load (&control->pause)) {
-    if (atomic_load (&control->cancel))
-      return -ECANCELED;
-    slice = left > 0 && left < PAUSE_SECONDS ? left : PAUSE_SECONDS;
-    sleep_seconds (slice);
-    left = atomic_load (&control->rate) == rate ? left - slice : 0;
+  if (look->due < now || look->rate != rate)
+    look->due = now;
+  look->rate = rate;
+  look->due += rate > 0 ? (double) bytes / (double) rate : 0;
+  while (!atomic_load (&control->cancel)) {
+    left = atomic_load (&control->rate) == rate ? look->due - now : 0;
+    if (left < NAP_SECONDS && !atomic_load (&control->pause))
+      return 0;
+    sleep_seconds (left > 0 && left < PAUSE_SECONDS ? left : PAUSE_SECONDS);
+    now = loop_now ();
   }
-  return atomic_load (&control->cancel) ? -ECANCELED : 0;
+  return -ECANCELED;
 }
 
 /* A place in the file that a request finds. */

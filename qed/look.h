@@ -65,6 +65,10 @@ struct look {
   struct look_twin *twins;      /* by their place */
   size_t twin_count;
 
+  /* Of look_data: when the rate lets it read again, and that rate. */
+  double due;
+  uint64_t rate;
+
   /* Of look_references. */
   struct look_reference *references;
   size_t reference_count, reference_capacity;

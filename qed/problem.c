@@ -206,6 +206,13 @@ qed_problem_to_text (const struct qed_problem *p,
   case QED_PROBLEM_CLUSTER_SHARED:
   case QED_PROBLEM_TABLE_SHARED:
   case QED_PROBLEM_TABLE_OVERLAP:
+    if (p->other == UINT64_MAX) {
+      snprintf (text, size, "%s: entry at file offset 0x%" PRIx64 ", value 0x%"
+                PRIx64 ": guest offset 0x%" PRIx64 "+0x%" PRIx64 ", and "
+                "another", kind->code, p->where, p->value, p->guest,
+                p->guest_bytes);
+      break;
+    }
     snprintf (text, size, "%s: entry at file offset 0x%" PRIx64 ", value 0x%"
               PRIx64 ": guest offsets 0x%" PRIx64 "+0x%" PRIx64 " and 0x%"
               PRIx64, kind->code, p->where, p->value, p->guest,

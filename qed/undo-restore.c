@@ -53,11 +53,15 @@ read_file_header (struct restore *restore)
   if (r == 0 && (memcmp (header, undo_magic, sizeof undo_magic) != 0 ||
                  format_get64 (header + UNDO_AT_VERSION) != UNDO_VERSION))
     r = -EINVAL;
-  if (r < 0) {
-    log_error (&restore->options->log, "%s: not an undo file of a repair: %s",
+  if (r == -EINVAL)
+    log_error (&restore->options->log, "%s: not an undo file of a repair: "
+               "name the file that qedctl check --repair --undo made",
+               restore->path);
+  else if (r < 0)
+    log_error (&restore->options->log, "%s: cannot read the undo file: %s",
                restore->path, strerror (-r));
+  if (r < 0)
     return r;
-  }
   restore->size = (uint64_t) end;
   restore->length = format_get64 (header + UNDO_AT_LENGTH);
   restore->l1_sum = format_get64 (header + UNDO_AT_L1_SUM);

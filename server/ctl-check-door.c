@@ -184,8 +184,8 @@ struct course {
 static void
 begin (struct course *course)
 {
-  if (!course->begun)
-    check_report_begin (course->report);
+  if (!course->begun && check_report_begin (course->report))
+    check_report_opened (course->report);
   course->begun = true;
 }
 

@@ -188,8 +188,16 @@ check_report_begin (struct check_report *report)
     ctl_error ("out of memory");
     return false;
   }
+  return true;
+}
+
+void
+check_report_opened (void *opaque)
+{
+  const struct check_report *report = opaque;
+
   if (report->json)
-    return true;
+    return;
   if (report->served)
     printf ("%s is being served: its server checks it.\n", report->name);
   if (report->check->repair == QED_REPAIR_NONE)
@@ -201,7 +209,6 @@ check_report_begin (struct check_report *report)
   else
     printf ("Checking and repairing %s.\n", report->name);
   fflush (stdout);
-  return true;
 }
 
 static void

@@ -206,6 +206,7 @@ run_check (const char *path, struct qed_check_options *check,
   ctl_log_init (&options.log);
   report->path = path;
   report->check = check;
+  check->opened = check_report_opened;
   check->found = check_report_found;
   check->fixed = check_report_fixed;
   check->lost = check_report_lost;

@@ -72,13 +72,16 @@ struct check_report {
 /* "corruption", as in JSON. */
 const char *check_severity_to_text (enum qed_severity severity);
 
-/* For struct qed_check_options; opaque is the report. */
+/* For struct qed_check_options; opaque is the report.  The first says what is
+ * being checked.
+ */
+void check_report_opened (void *opaque);
 void check_report_found (void *opaque, const struct qed_problem *problem);
 void check_report_fixed (void *opaque, const struct qed_problem *problem,
                          const char *action);
 void check_report_lost (void *opaque, uint64_t guest, uint64_t bytes);
 
-/* What is said before and after.  'result' is NULL if the check did not run
+/* Before and after.  'result' is NULL if the check did not run
  * to its end.  They return false, with a message, if memory runs out or
  * something could not be written.
  */

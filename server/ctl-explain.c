@@ -44,13 +44,16 @@ distance (const char *a, const char *b)
   return row[n];
 }
 
+/* Of a short word few letters may differ, or it is near to any other. */
 static bool
 is_near (const char *name, const char *code)
 {
-  if (strlen (name) > NAME_MAX_LEN || strlen (name) < NEAR)
+  size_t n = strlen (name);
+
+  if (n > NAME_MAX_LEN || n < NEAR)
     return false;
   return strstr (code, name) != NULL || strstr (name, code) != NULL ||
-    distance (code, name) <= NEAR;
+    distance (code, name) <= (n / 3 < NEAR ? n / 3 : NEAR);
 }
 
 static void
@@ -68,7 +71,8 @@ tell_unknown (const char *name)
                         used > 0 ? ", " : "", code);
   }
   if (used > 0)
-    ctl_error ("there is no code %s; near to it: %s", name, names);
+    ctl_error ("there is no code %s; near to it: %s (qedctl explain lists "
+               "all)", name, names);
   else
     ctl_error ("there is no code %s: qedctl explain lists them", name);
 }

@@ -62,14 +62,23 @@ is_encrypted (const char *uri)
   return strncmp (uri, "nbds", 4) == 0;
 }
 
+/* Then ENOENT is about a file, not about a socket. */
+static bool
+names_key (const char *uri)
+{
+  return strncmp (uri, "nbds:", 5) == 0;
+}
+
 static void
 tell_unconnected (const char *uri)
 {
   const int error = nbd_get_errno ();
   const char *why = error_text ();
 
-  if (error == ECONNREFUSED || error == ENOENT || error == ETIMEDOUT ||
-      error == EHOSTUNREACH)
+  if (strncmp (why, "getaddrinfo", 11) == 0)
+    ctl_error ("%s: cannot connect: %s: is this the host's name?", uri, why);
+  else if (error == ECONNREFUSED || error == ETIMEDOUT ||
+           error == EHOSTUNREACH || (error == ENOENT && !names_key (uri)))
     ctl_error ("%s: cannot connect: %s: is the server running, and is this "
                "its address?", uri, why);
   else if (is_encrypted (uri))

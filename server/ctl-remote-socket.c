@@ -182,6 +182,9 @@ connect_to (struct socket_remote *s, const char *path, bool *quiet)
   else if (errno == EACCES)
     ctl_error ("%s: %m: only root and the server's own user may use its "
                "control socket", path);
+  else if (errno == ENOENT)
+    ctl_error ("%s: %m: is the server running, and is this its control=?",
+               path);
   else
     ctl_error ("%s: cannot connect: %m", path);
   return false;

@@ -150,7 +150,8 @@ for value in 0x90000 0x90200 0x90001 0x10000 0x50000; do
   poke $((0x50000 + 8 * 101)) 0x7e000000
   mark
   case $value in
-  0x90000) untouched cluster-shared ;;
+  0x90000) untouched cluster-shared
+           grep -q 'cluster-shared: .*+0x10000, and another$' log ;;
   0x90200) untouched l2-entry-reserved-bits ;;
   0x90001) untouched l2-entry-reserved-bits ;;
   *) untouched entry-into-table ;;
