@@ -202,7 +202,30 @@ struct place {
   struct qed_image *image;
   uint64_t at, bytes;           /* the guest's range; what of it is so */
   bool hole;
+  uint64_t data_start, data_end;        /* in the file: data, as the last place
+                                         * showed.  Holes that came since can
+                                         * be read as well. */
 };
+
+/* The file's first data behind 'from'.  To find where it ends, file systems go
+ * through all of it: they are asked once.
+ */
+static bool
+find_data (struct place *place, struct storage *s, uint64_t from,
+           uint64_t *start, uint64_t *end)
+{
+  if (from < place->data_start || from >= place->data_end) {
+    if (s->ops->next_data (s, from, start, end) < 0)
+      return false;
+    place->data_start = *start;
+    place->data_end = *end;
+  }
+  else {
+    *start = from;
+    *end = place->data_end;
+  }
+  return true;
+}
 
 /* Whether the range begins with a hole of the file, and how far that goes. */
 static int
@@ -211,13 +234,13 @@ find_hole (struct qed_request *request, void *opaque)
   struct place *place = opaque;
   struct storage *s = place->image->storage;
   unsigned guard = guard_enter (&place->image->guards);
-  uint64_t start, end;
+  uint64_t start = 0, end = 0;
   struct extent extent;
   int r = request_lookup (place->image, request, place->at, place->bytes,
                           &extent);
 
   if (r == 0 && extent.class == FORMAT_ALLOCATED &&
-      s->ops->next_data (s, extent.offset, &start, &end) == 0) {
+      find_data (place, s, extent.offset, &start, &end)) {
     place->hole = start > extent.offset;
     if (place->hole)
       end = start;
@@ -234,22 +257,24 @@ find_hole (struct qed_request *request, void *opaque)
  * server would have to be asked for each.
  */
 static uint64_t
-leave_holes (struct qed_image *image, uint64_t at, uint64_t n, bool *data)
+leave_holes (struct place *place, uint64_t at, uint64_t n, bool *data)
 {
-  struct place place = { .image = image, .at = at, .bytes = n };
-
-  if (image->storage->ops->submit || sync_run (find_hole, &place) < 0)
+  place->at = at;
+  place->bytes = n;
+  place->hole = false;
+  if (place->image->storage->ops->submit || sync_run (find_hole, place) < 0)
     return n;
-  *data = !place.hole;
-  return place.bytes;
+  *data = !place->hole;
+  return place->bytes;
 }
 
 /* What the guest's range begins with, within a page of the table; entries that
  * are wrong were named already.
  */
 static uint64_t
-next_piece (struct qed_image *image, uint64_t at, bool *data)
+next_piece (struct place *place, uint64_t at, bool *data)
 {
+  struct qed_image *image = place->image;
   uint64_t cluster = image->geometry.cluster_size, n;
   uint64_t page = cluster * PAGE_ENTRIES, left = qed_size (image) - at;
   enum qed_extent kind;
@@ -261,7 +286,7 @@ next_piece (struct qed_image *image, uint64_t at, bool *data)
     return cluster - at % cluster < left ? cluster - at % cluster : left;
   *data = kind == QED_EXTENT_DATA;
   if (*data)
-    n = leave_holes (image, at, n, data);
+    n = leave_holes (place, at, n, data);
   return *data && n > PIECE_BYTES ? PIECE_BYTES : n;
 }
 
@@ -298,6 +323,7 @@ int
 look_data (struct look *look)
 {
   struct qed_image *image = look->image;
+  struct place place = { .image = image };
   uint64_t at, n, size = qed_size (image);
   unsigned char *buf = malloc (PIECE_BYTES);
   int r = buf ? 0 : -ENOMEM;
@@ -307,7 +333,7 @@ look_data (struct look *look)
     if (!look->online && image_l2_index (image, at) == 0 &&
         (n = skip_hole (image, at) - at) > 0)
       continue;
-    n = next_piece (image, at, &data);
+    n = next_piece (&place, at, &data);
     r = data ? qed_request_sync (image, QED_OP_READ, buf, n, at, 0) : 0;
     if (r == -ENOTCONN)         /* the server is gone */
       break;
