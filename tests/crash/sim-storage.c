@@ -303,7 +303,7 @@ sim_next_data (struct storage *s, uint64_t offset, uint64_t *start,
   uint64_t block = disk_next_block (disk, offset / BLOCK, limit);
 
   *start = *end = UINT64_MAX;
-  if (block >= limit)
+  if (block >= limit || offset >= disk_length (disk))
     return 0;
   *start = block * BLOCK > offset ? block * BLOCK : offset;
   while (block < limit && disk_has_block (disk, block))
