@@ -27,10 +27,12 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +49,7 @@
 #define ALL_STEPS_STATES 1000u  /* after so many each step met a crash */
 #define COMMITS 4u              /* one in so many lives is of that kind */
 #define REDUCE_SECONDS 60u      /* to make a failing life small */
+#define LIFE_SECONDS 120        /* of processor time; more is endless */
 
 enum life_kind { LIFE_ANY = -1, LIFE_GUEST, LIFE_COMMIT };
 
@@ -151,10 +154,29 @@ struct campaign {
 };
 
 static void
+is_endless (int number)
+{
+  (void) number;
+  sim_violation ("this life does not end");
+}
+
+/* The time begins anew with each life. */
+static void
+watch_life (void)
+{
+  static const struct itimerval limit = { .it_value.tv_sec = LIFE_SECONDS };
+
+  signal (SIGVTALRM, is_endless);
+  if (setitimer (ITIMER_VIRTUAL, &limit, NULL) < 0)
+    abort ();
+}
+
+static void
 run_one (void *arg)
 {
   const struct campaign *campaign = arg;
 
+  watch_life ();
   if (campaign->repairs)
     repair_life_run (campaign->seed, campaign->args->geometry);
   else
