@@ -99,6 +99,14 @@ repair_set_apart (const struct look *look, const struct qed_problem *problem)
     ? &look->doubtful[low] : NULL;
 }
 
+bool
+repair_is_crowded (const struct look *look, const struct qed_problem *problem)
+{
+  return (problem->code == QED_PROBLEM_TABLE_TRUNCATED ||
+          problem->code == QED_PROBLEM_TABLE_OVERLAP) &&
+    repair_set_apart (look, problem) == NULL;
+}
+
 /* ---- What is lost ---- */
 
 void
@@ -121,6 +129,16 @@ loss_of_table (const struct look *look, const struct walk_table *table,
   if (table->wrong == 0)
     return;
   look_table_range (look, table->l1_index, 0, &guest, &bytes);
+  loss_tell (look, guest, bytes, result);
+}
+
+void
+loss_of_crowded (const struct look *look, const struct qed_problem *problem,
+                 struct qed_check_result *result)
+{
+  uint64_t l1 = look->image->geometry.l1_offset, guest, bytes;
+
+  look_table_range (look, (problem->where - l1) / 8, 0, &guest, &bytes);
   loss_tell (look, guest, bytes, result);
 }
 
@@ -173,6 +191,8 @@ tell_loss (const struct look *look, const struct qed_problem *problem,
     loss_of_table (look, repair_wrong_table (look, problem), result);
   else if (repair_is_wrong_entry (look, problem))
     loss_of_entry (look, problem, result);
+  else if (repair_is_crowded (look, problem))
+    loss_of_crowded (look, problem, result);
   else if (repair_is_of_table (look, problem) &&
            (table = repair_set_apart (look, problem)) != NULL) {
     if (table->valid == 0)

@@ -63,12 +63,12 @@ copy_entries (const struct filter *filter, uint64_t from, uint64_t to,
               uint64_t count)
 {
   struct storage *s = filter->look->image->storage;
-  uint64_t done, n;
-  unsigned char *buf = malloc (PIECE_BYTES);
+  uint64_t done, n, most = count < PIECE_BYTES ? count : PIECE_BYTES;
+  unsigned char *buf = malloc (most);
   int r = buf ? 0 : -ENOMEM;
 
   for (done = 0; done < count && r == 0; done += n) {
-    n = count - done < PIECE_BYTES ? count - done : PIECE_BYTES;
+    n = count - done < most ? count - done : most;
     r = s->ops->pread (s, buf, n, from + done);
     if (r == 0)
       filter_entries (filter, (from - filter->table->offset + done) / 8, buf,
@@ -109,19 +109,30 @@ copy_table (const struct filter *filter, uint64_t to)
 }
 
 /* A table to be copied: of those set apart its entry in that list; of one that
- * is shared this is a copy of the entry of the first.
+ * is shared this is a copy of the entry of the first.  Of one that was not read
+ * as others in its place were, nothing is known to be valid.
  */
 static struct walk_table
 table_of (const struct look *look, const struct qed_problem *problem)
 {
   const struct walk_table *table = problem->code == QED_PROBLEM_TABLE_SHARED
     ? look_table_at (look, problem->value) : repair_set_apart (look, problem);
-  struct walk_table copy = { .offset = problem->value, .valid = 1 };
+  struct walk_table copy = { .offset = problem->value };
 
   if (table)
     copy = *table;
   copy.l1_index = (problem->where - look->image->geometry.l1_offset) / 8;
   return copy;
+}
+
+static const char *
+why_unlinked (const struct look *look, const struct qed_problem *problem,
+              const struct walk_table *table)
+{
+  if (repair_is_crowded (look, problem))
+    return "unlinked: too many L1 entries name this place";
+  return table->wrong ? "unlinked: nothing in it is valid"
+    : "unlinked: it names nothing";
 }
 
 /* Unlink a table in which nothing is valid; nothing that it names is lost if
@@ -136,9 +147,11 @@ drop_table (struct look *look, const struct qed_problem *problem,
 
   if (r < 0)
     return r;
-  repair_tell (look, problem, table->wrong ?
-               "unlinked: nothing in it is valid" :
-               "unlinked: it names nothing");
+  repair_tell (look, problem, why_unlinked (look, problem, table));
+  if (repair_is_crowded (look, problem)) {
+    loss_of_crowded (look, problem, result);
+    return 0;
+  }
   loss_of_table (look, table, result);
   loss_of_missing (look, table, result);
   return 0;

@@ -102,15 +102,24 @@ bool repair_is_of_table (const struct look *look,
 const struct walk_table *repair_set_apart (const struct look *look,
                                            const struct qed_problem *problem);
 
+/* One that was not read, as so many L1 entries name its place: a copy for each
+ * could be without end, whatever is in it.
+ */
+bool repair_is_crowded (const struct look *look,
+                        const struct qed_problem *problem);
+
 /* Tell of a range that is lost; of what a table without a valid entry
- * describes, which is nothing if it is empty; of what the missing part of a
- * table describes; of an entry's cluster, in each place where its table is
- * linked.
+ * describes, which is nothing if it is empty; of what a crowded one does; of
+ * what the missing part of a table describes; of an entry's cluster, in each
+ * place where its table is linked.
  */
 void loss_tell (const struct look *look, uint64_t guest, uint64_t bytes,
                 struct qed_check_result *result);
 void loss_of_table (const struct look *look, const struct walk_table *table,
                     struct qed_check_result *result);
+void loss_of_crowded (const struct look *look,
+                      const struct qed_problem *problem,
+                      struct qed_check_result *result);
 void loss_of_missing (const struct look *look, const struct walk_table *table,
                       struct qed_check_result *result);
 void loss_of_entry (const struct look *look, const struct qed_problem *problem,

@@ -286,6 +286,36 @@ test_many_overlap (void **state)
   test_many_in_one_place (6, 8, 20);
 }
 
+/* A copy of their table for each would be much more than the file ever held:
+ * the first of them get one, the others are unlinked and told as lost.
+ */
+static void
+test_crowded (void **state)
+{
+  const uint64_t many = 40, copies = 16, span = 4 * 512 * CLUSTER;
+  uint64_t i;
+
+  (void) state;
+  make_image (4, UINT64_C (1) << 30, 20);
+  poke (l1, 6 * CLUSTER);
+  poke (6 * CLUSTER, 5 * CLUSTER);
+  fill (5, 5);
+  fill (12, 12);
+  poke (8 * CLUSTER, 12 * CLUSTER);     /* of the first, and of the others */
+  for (i = 1; i <= many; i++)
+    poke (l1 + 8 * i, 8 * CLUSTER);
+  assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
+  assert_true (result.lost_bytes == (many - copies) * span);
+  for (i = 1; i <= many; i++)
+    assert_int_equal (peek (l1 + 8 * i) != 0, i <= copies);
+  expect_fill (0, 5);
+  expect_fill (1024, 12);
+  for (i = 1; i <= copies; i++)
+    expect_fill (i * 4 * 512, 12);
+  assert_int_not_equal (check_image (QED_REPAIR_LEAKS), 2);
+  assert_int_equal (check_image (QED_REPAIR_NONE), 0);
+}
+
 static void
 test_names (void **state)
 {
@@ -378,6 +408,7 @@ main (void)
     cmocka_unit_test (test_two_truncated),
     cmocka_unit_test (test_many_truncated),
     cmocka_unit_test (test_many_overlap),
+    cmocka_unit_test (test_crowded),
     cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),
     cmocka_unit_test (test_l1_far),
