@@ -143,6 +143,9 @@ file_punch (struct storage *s, uint64_t offset, uint64_t count)
 {
   struct storage_file *file = file_of (s);
 
+  /* The last cluster that can be addressed has a byte more than any file. */
+  if (count > INT64_MAX - offset)
+    count = INT64_MAX - offset;
   return change_space (file, FALLOC_FL_PUNCH_HOLE, offset, count,
                        &file->no_punch);
 }

@@ -317,11 +317,12 @@ sparse_keep_tables (struct sparse *disk,
     }
 }
 
+/* The last cluster that can be addressed ends a byte behind any file. */
 static void
 check_place (const struct handle *h, const char *what, uint64_t offset,
              uint64_t count)
 {
-  if (offset > INT64_MAX || count > INT64_MAX - offset)
+  if (offset > INT64_MAX || count > INT64_MAX - offset + 1)
     fuzz_fail ("%s 0x%" PRIx64 "+0x%" PRIx64 ": no file has bytes there",
                what, offset, count);
   (void) h;
