@@ -147,6 +147,60 @@ act_shrink (void)
     note_error (NULL, "resize", r);
 }
 
+/* The data behind the new end: in the cluster that is cut in two, there are
+ * zeros only; behind it there is something, or not.
+ */
+static void
+prepare_rest (void)
+{
+  make_image (IMAGE, GUEST_BYTES, NULL, false);
+  fill (IMAGE, (struct op[]) {
+      { QED_OP_WRITE, SMALLER / CLUSTER * CLUSTER, 512, 9, 0 },
+      { QED_OP_WRITE, 0, 16 * CLUSTER, 1, 0 },
+      { QED_OP_READY, 0, 0, 0, 0 } });
+}
+
+static void
+prepare_in_the_way (void)
+{
+  prepare_rest ();
+  fill (IMAGE, (struct op[]) {
+      { QED_OP_WRITE, GUEST_BYTES - CLUSTER, CLUSTER, 2, 0 },
+      { QED_OP_READY, 0, 0, 0, 0 } });
+}
+
+static int
+shrink_if_empty (void)
+{
+  struct qed_resize resize = {
+    .how = QED_RESIZE_TO, .size = SMALLER, .shrink = true,
+  };
+  struct qed_options options;
+
+  scene_options (&options, IMAGE);
+  return qed_resize (&options, &resize, NULL);
+}
+
+static void
+act_shrink_empty (void)
+{
+  int r = shrink_if_empty ();
+
+  if (r < 0)
+    note_error (NULL, "resize", r);
+}
+
+static void
+act_shrink_refused (void)
+{
+  int r = shrink_if_empty ();
+
+  if (r == 0)
+    broken ("an image is cut, and with it data");
+  if (r != -ENOTEMPTY)
+    note_error (NULL, "resize", r);
+}
+
 /* If it is smaller, what was cut off is gone for good. */
 static void
 finish_resize (void)
@@ -325,6 +379,9 @@ const struct scene shape_scenes[] = {
     false },
   { "grow", prepare_small, act_grow, finish_resize, false },
   { "shrink", prepare_large, act_shrink, finish_resize, false },
+  { "shrink-empty", prepare_rest, act_shrink_empty, finish_resize, false },
+  { "shrink-refused", prepare_in_the_way, act_shrink_refused, finish_resize,
+    false },
   { "rebase", prepare_overlay, act_rebase, finish_rebase, false },
   { "flatten", prepare_overlay, act_flatten, finish_rebase, false },
   { "commit-raw", prepare_overlay, act_commit, finish_commit, false },
