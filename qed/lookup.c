@@ -162,16 +162,16 @@ lookup_uncached (struct qed_image *image, uint64_t at, struct extent *extent)
 static bool
 lookup_no_table (struct qed_image *image, uint64_t at, struct extent *extent)
 {
-  uint64_t entry, reach = image->geometry.entries_bits +
-    image->geometry.cluster_bits;
+  unsigned reach = image->geometry.entries_bits +
+    image->geometry.cluster_bits;       /* 53 at most */
+  uint64_t entry;
 
   if (get_l1 (image, at, &entry) != 0 || entry != 0)
     return false;
   extent->class = FORMAT_UNALLOCATED;
   extent->offset = 0;
-  extent->bytes = reach < 63
-    ? (UINT64_C (1) << reach) - (at & ((UINT64_C (1) << reach) - 1))
-    : UINT64_MAX - at;
+  extent->bytes = (UINT64_C (1) << reach) -
+    (at & ((UINT64_C (1) << reach) - 1));
   return true;
 }
 

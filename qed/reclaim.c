@@ -68,9 +68,8 @@ take_gone (struct job *job)
 
   reclaim->n = space_first_gone (&reclaim->image->space, reclaim->clusters,
                                  BATCH);
-  if (reclaim->n > 0)
-    qsort (reclaim->clusters, reclaim->n, sizeof *reclaim->clusters,
-           compare_clusters);
+  qsort (reclaim->clusters, reclaim->n, sizeof *reclaim->clusters,
+         compare_clusters);
   reclaim->next = 0;
   return JOB_NEXT;
 }

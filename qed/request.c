@@ -20,6 +20,7 @@
 
 #include <config.h>
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -95,7 +96,8 @@ request_job_result (struct qed_image *image, struct qed_request *request)
   pthread_mutex_lock (&image->lock);
   if (request->phase == REQUEST_LISTED)
     r = QED_WAIT;
-  else if (request->phase == REQUEST_SERVED) {
+  else {
+    assert (request->phase == REQUEST_SERVED);
     request->phase = REQUEST_RUNS;
     r = request->flush_error;
   }
@@ -227,7 +229,7 @@ write_range (struct qed_image *image, struct qed_request *request,
 static bool
 is_zero (const unsigned char *buf, uint64_t n)
 {
-  return n == 0 || (buf[0] == 0 && memcmp (buf, buf + 1, n - 1) == 0);
+  return buf[0] == 0 && memcmp (buf, buf + 1, n - 1) == 0;
 }
 
 /* detect-zeroes=on: cluster by cluster, zeros become a hole. */
