@@ -547,6 +547,24 @@ test_all_loading (void **state)
   assert_int_equal (load (key_in_set (50)), 0);
 }
 
+static void
+test_unwritten (void **state)
+{
+  (void) state;
+  assert_false (metadata_is_unwritten (&md, key_in_set (0)));   /* not here */
+  assert_int_equal (load (key_in_set (0)), 0);
+  assert_false (metadata_is_unwritten (&md, key_in_set (0)));
+  change (key_in_set (0), 1, 0xabc000);
+  assert_true (metadata_is_unwritten (&md, key_in_set (0)));
+  metadata_copy_dirty (&md, METADATA_L2, 1, &batch);
+  assert_true (metadata_is_unwritten (&md, key_in_set (0)));
+  assert_int_equal (metadata_forget (&md), -EBUSY);
+  expect_entry (key_in_set (0), 1, 0xabc000);
+  write_batch ();
+  metadata_batch_done (&md, &batch, true);
+  assert_false (metadata_is_unwritten (&md, key_in_set (0)));
+}
+
 int
 main (void)
 {
@@ -558,6 +576,7 @@ main (void)
     TEST (test_second_chance),
     TEST (test_dirty_stays),
     TEST (test_forget),
+    TEST (test_unwritten),
     TEST (test_copy_order),
     TEST (test_change_while_writing),
     TEST (test_write_failed),
