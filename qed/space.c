@@ -219,20 +219,20 @@ static int
 hand_out (struct space *space, bool table, const struct space_run *run)
 {
   uint64_t end = space->end, i;
-  bool shared;
+  bool shared = false;
   int r = space_enter (space, run->first, run->n, table, &shared);
 
-  if (r < 0) {
-    for (i = run->first; i < run->first + run->n; i++) {
-      bitmap_clear (&space->used, i);
-      bitmap_clear (&space->tables, i);
-    }
-    space->end = end;
-    return r;
-  }
   assert (!shared);
   for (i = run->first; space->held && i < run->first + run->n && r == 0; i++)
     r = bitmap_set (&space->recent, i, &shared);
+  if (r == 0)
+    return 0;
+  for (i = run->first; i < run->first + run->n; i++) {
+    bitmap_clear (&space->used, i);
+    bitmap_clear (&space->tables, i);
+    bitmap_clear (&space->recent, i);
+  }
+  space->end = end;
   return r;
 }
 
