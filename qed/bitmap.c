@@ -345,3 +345,62 @@ bitmap_next_set (struct bitmap *bitmap, uint64_t from, uint64_t limit)
   }
   return from < limit ? from : limit;
 }
+
+/* The last chunk that there is before an index, or UINT64_MAX. */
+static uint64_t
+previous_index (struct bitmap *bitmap, uint64_t index)
+{
+  size_t low = 0, high, middle;
+
+  if (!sort_chunks (bitmap))
+    return index - 1;           /* of the first: there is none */
+  high = bitmap->sorted_count;
+  while (low < high) {
+    middle = low + (high - low) / 2;
+    if (bitmap->sorted[middle] < index)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low > 0 ? bitmap->sorted[low - 1] : UINT64_MAX;
+}
+
+/* One more than the last bit below 'most' that is set, or 0. */
+static uint64_t
+end_in_chunk (const struct bitmap_chunk *chunk, uint64_t most)
+{
+  uint64_t word;
+
+  for (; most > 0; most = (most - 1) / 64 * 64) {
+    word = chunk->words[(most - 1) / 64];
+    if (most % 64 != 0)
+      word &= (UINT64_C (1) << most % 64) - 1;
+    if (word != 0)
+      return (most - 1) / 64 * 64 + 64 - (uint64_t) __builtin_clzll (word);
+  }
+  return 0;
+}
+
+uint64_t
+bitmap_end (struct bitmap *bitmap, uint64_t from, uint64_t limit)
+{
+  struct bitmap_chunk *chunk;
+  uint64_t in, index;
+
+  while (from < limit) {
+    index = (limit - 1) / BITMAP_CHUNK_BITS;
+    chunk = find_chunk (bitmap, index);
+    if (chunk == NULL) {
+      index = previous_index (bitmap, index);
+      if (index == UINT64_MAX)
+        return from;
+      limit = (index + 1) * BITMAP_CHUNK_BITS;
+      continue;
+    }
+    in = end_in_chunk (chunk, limit - index * BITMAP_CHUNK_BITS);
+    limit = index * BITMAP_CHUNK_BITS + in;
+    if (in > 0)
+      break;
+  }
+  return from < limit ? limit : from;
+}

@@ -30,7 +30,8 @@ struct bitmap {
                                  * neighbours share cache lines. */
   uint64_t count;               /* bits set */
   uint64_t *sorted;             /* the indices of the first sorted_count
-                                 * chunks, ascending, for bitmap_next_set */
+                                 * chunks, ascending, for those searches that
+                                 * pass what is not there */
   size_t sorted_count;
 };
 
@@ -74,6 +75,9 @@ bitmap_add_quickly (struct bitmap *bitmap, uint64_t bit)
  */
 int bitmap_add_run (struct bitmap *bitmap, uint64_t first, uint64_t n,
                     uint64_t *added);
+
+/* One more than the last bit in from..limit-1 that is set, or from. */
+uint64_t bitmap_end (struct bitmap *bitmap, uint64_t from, uint64_t limit);
 
 /* The first bit in from..limit-1 that is set, or limit. */
 uint64_t bitmap_next_set (struct bitmap *bitmap, uint64_t from,

@@ -292,12 +292,17 @@ free_leak (struct look *look, const struct qed_problem *problem)
   unsigned bits = image->geometry.cluster_bits;
   struct storage *s = image->storage;
   struct space_run run = { .n = 1 };
+  uint64_t length = atomic_load (&image->space.length_bytes);
   uint64_t i, end = space_end (&image->space);
 
   if (problem->where >> bits >= online->space.end)
     atomic_store (&image->cut_wanted, true);
   for (i = 0; i < problem->bytes >> bits; i++) {
     run.first = (problem->where >> bits) + i;
+    if (run.first << bits >= length) {  /* cut off meanwhile */
+      look->counts[QED_PROBLEM_LEAK]--;
+      continue;
+    }
     if (!space_borrow (&image->space, run.first))
       continue;
     if (s->ops->punch (s, run.first << bits, UINT64_C (1) << bits) == 0)

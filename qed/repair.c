@@ -447,8 +447,8 @@ cut_growth (struct look *look)
   struct storage *s = look->image->storage;
   uint64_t end = space->end;
 
-  while (end > look->floor && !bitmap_test (&space->used, end - 1))
-    end--;
+  if (end > look->floor)
+    end = bitmap_end (&space->used, look->floor, end);
   return s->ops->resize (s, end << look->image->geometry.cluster_bits);
 }
 

@@ -550,10 +550,8 @@ space_cut_wanted (struct space *space, uint64_t *length)
 
   pthread_mutex_lock (&space->lock);
   was_end = space->end;
-  if (space->reuse)
-    while (space->end > space->base &&
-           !bitmap_test (&space->used, space->end - 1))
-      space->end--;
+  if (space->reuse && space->end > space->base)
+    space->end = bitmap_end (&space->used, space->base, space->end);
   /* Should the cut fail, the tail was used before. */
   if (space->end < was_end && space->fresh < was_end)
     space->fresh = was_end;

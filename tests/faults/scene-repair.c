@@ -71,12 +71,12 @@ prepare_tables (void)
   options.table_size = 2;
   must (qed_create (&options) == 0, "create");
   fill (IMAGE, (struct op[]) {
-      { QED_OP_WRITE, 0, 48 * KIB, 1, 0 },
+      { QED_OP_WRITE, 0, 96 * KIB, 1, 0 },
       { QED_OP_WRITE, 2 * TABLE_SPAN, 8 * KIB, 2, 0 },
-      { QED_OP_WRITE, 64 * KIB, 16 * KIB, 3, 0 },
+      { QED_OP_WRITE, 128 * KIB, 16 * KIB, 3, 0 },
       { QED_OP_READY, 0, 0, 0, 0 } });
   l2 = peek64 (IMAGE, AT_L1);
-  for (i = 1; i < 12; i += 2) {
+  for (i = 1; i < 24; i += 2) {
     poke64 (IMAGE, l2 + 8 * i, 0);
     guest_wrote (i * CLUSTER, CLUSTER, 0, 0, true);
   }

@@ -197,6 +197,44 @@ test_next_set (void **state)
   bitmap_destroy (&bitmap);
 }
 
+/* One more than the last bit that is set, as counting down finds it; and
+ * nothing counts down through what is not there.
+ */
+static void
+test_end (void **state)
+{
+  const uint64_t far = UINT64_C (1) << 50;
+  struct bitmap bitmap;
+  uint64_t bit, limit, from, end;
+  unsigned i, seed = 1;
+  bool was;
+
+  (void) state;
+  bitmap_init (&bitmap);
+  assert_true (bitmap_end (&bitmap, 3, far) == 3);
+  for (i = 0; i < 60; i++) {
+    seed = seed * 1103515245 + 12345;
+    bit = seed / 65536 % 3000;
+    assert_int_equal (bitmap_set (&bitmap, bit, &was), 0);
+  }
+  assert_int_equal (bitmap_set (&bitmap, 8000, &was), 0);
+  for (limit = 0; limit < 9000; limit += 7)
+    for (from = 0; from <= limit; from += 501) {
+      for (end = limit; end > from && !bitmap_test (&bitmap, end - 1); end--)
+        ;
+      assert_true (bitmap_end (&bitmap, from, limit) == end);
+    }
+  assert_true (bitmap_end (&bitmap, 0, far) == 8001);
+  assert_int_equal (bitmap_set (&bitmap, far, &was), 0);
+  assert_true (bitmap_end (&bitmap, 0, far) == 8001);
+  assert_true (bitmap_end (&bitmap, 0, far + 1) == far + 1);
+  assert_true (bitmap_end (&bitmap, 0, UINT64_MAX) == far + 1);
+  bitmap_clear (&bitmap, far);
+  assert_true (bitmap_end (&bitmap, 0, UINT64_MAX) == 8001);
+  assert_true (bitmap_end (&bitmap, 9000, UINT64_MAX) == 9000);
+  bitmap_destroy (&bitmap);
+}
+
 int
 main (void)
 {
@@ -206,6 +244,7 @@ main (void)
     cmocka_unit_test (test_random),
     cmocka_unit_test (test_many_chunks),
     cmocka_unit_test (test_next_set),
+    cmocka_unit_test (test_end),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
