@@ -70,26 +70,37 @@ quiet_request (void)
   return request;
 }
 
-/* What an entry is now, in memory or else on disk. */
+/* As it is, with its reserved bits, which metadata_read_entry leaves out. */
+static int
+read_entry (struct storage *s, uint64_t where, uint64_t *value)
+{
+  unsigned char buf[8];
+  int r = s->ops->pread (s, buf, sizeof buf, where);
+
+  if (r == 0)
+    *value = format_get64 (buf);
+  return r;
+}
+
+/* What an entry is now, in memory or else on disk.  A cache without room may
+ * stay so: dirty pages of an image that has failed are never written.
+ */
 static int
 entry_now (struct qed_image *image, const struct qed_problem *problem,
            uint64_t *value)
 {
   const struct amendment a = amend_problem (image, problem, 0);
   struct qed_request request = quiet_request ();
-  unsigned char buf[8], copy[PAGE_BYTES];
-  struct storage *s = image->storage;
+  unsigned char copy[PAGE_BYTES];
   struct page *page;
   int r;
 
   while ((page = metadata_lock_page (&image->metadata, a.key)) == NULL) {
     r = metadata_load (&image->metadata, a.key, a.page, &request);
     wait_cancel (&request);
-    if (r == -ENOBUFS) {
-      r = s->ops->pread (s, buf, sizeof buf, problem->where);
-      *value = format_get64 (buf);
-    }
-    if (r < 0 || r == -ENOBUFS)
+    if (r == -ENOBUFS)
+      return read_entry (image->storage, problem->where, value);
+    if (r < 0)
       return r;
   }
   page_copy (page, copy);
