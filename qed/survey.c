@@ -400,7 +400,7 @@ may_go_on (struct tablewalk *walk)
   struct survey *survey = survey_of (walk);
 
   atomic_store (&survey->tables_read, walk->next);
-  return survey->may_go_on ? survey->may_go_on (survey) : 0;
+  return survey->may_go_on (survey);
 }
 
 int

@@ -43,7 +43,7 @@ struct survey {
   void (*found) (struct survey *survey, const struct qed_problem *problem);
   /* NULL, or: wrong entries of tables that were set apart. */
   void (*suspect) (struct survey *survey, const struct qed_problem *problem);
-  int (*may_go_on) (struct survey *survey);     /* or NULL */
+  int (*may_go_on) (struct survey *survey);
 
   /* The results. */
   bool whole;                   /* every table was read, and nothing was

@@ -111,7 +111,7 @@ digest_chunk (struct walker *walker)
 {
   struct tablewalk *walk = walker->walk;
   int r = walk->job->error < 0 || is_cancelled (walk) ? -ECANCELED
-    : walk->may_go_on ? walk->may_go_on (walk) : 0;
+    : walk->may_go_on (walk);
 
   if (r == 0 && walker->io.error < 0)
     return digest_error (walker);
@@ -202,7 +202,7 @@ pause_over (struct loop_timer *timer)
     ((char *) timer - offsetof (struct walker, pause));
   struct tablewalk *walk = walker->walk;
   int r = walk->job->error < 0 || is_cancelled (walk) ? -ECANCELED
-    : walk->may_go_on ? walk->may_go_on (walk) : 0;
+    : walk->may_go_on (walk);
 
   if (is_paused (walk))
     walker->until = loop_now () + SLICE_SECONDS;
