@@ -139,7 +139,7 @@ page_differs (struct qed_image *image, const struct qed_problem *problem)
 static bool
 is_still_so (struct online *online, const struct qed_problem *problem)
 {
-  uint64_t value;
+  uint64_t value = 0;
 
   switch (problem->code) {
   case QED_PROBLEM_TABLE_UNREADABLE:
