@@ -550,7 +550,7 @@ space_cut_wanted (struct space *space, uint64_t *length)
 
   pthread_mutex_lock (&space->lock);
   was_end = space->end;
-  if (space->reuse && space->end > space->base)
+  if (space->reuse)
     space->end = bitmap_end (&space->used, space->base, space->end);
   /* Should the cut fail, the tail was used before. */
   if (space->end < was_end && space->fresh < was_end)

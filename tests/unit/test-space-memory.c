@@ -141,6 +141,29 @@ test_table_held (void **state)
   fail_each (true, true, 4);
 }
 
+/* Searches that would pass what is not there look at all of it, then. */
+static void
+test_searches (void **state)
+{
+  struct bitmap bitmap;
+  bool was;
+
+  (void) state;
+  bitmap_init (&bitmap);
+  assert_int_equal (bitmap_set (&bitmap, 5, &was), 0);
+  assert_int_equal (bitmap_set (&bitmap, 9000, &was), 0);
+  skip = 0;
+  assert_true (bitmap_next_set (&bitmap, 6, 20000) == 9000);
+  skip = 0;
+  assert_true (bitmap_end (&bitmap, 0, 9000) == 6);
+  skip = 0;
+  assert_true (bitmap_end (&bitmap, 0, 20000) == 9001);
+  skip = UINT32_MAX;
+  bitmap_clear (&bitmap, 5);
+  assert_true (bitmap_end (&bitmap, 0, 9000) == 0);
+  bitmap_destroy (&bitmap);
+}
+
 int
 main (void)
 {
@@ -148,6 +171,7 @@ main (void)
     cmocka_unit_test (test_reserve_held),
     cmocka_unit_test (test_table),
     cmocka_unit_test (test_table_held),
+    cmocka_unit_test (test_searches),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
