@@ -108,10 +108,12 @@ echo "killed again and again: each standby gets what the last one had"
 new_image
 launch a
 put a 0 5 1
-for next in b c; do
-    launch $next standby=on
-    if [ $next = b ]; then kill9 a; put b 5 10 2; else kill9 b; fi
-done
+launch b standby=on
+kill9 a
+put b 5 6 2
+launch c standby=on
+put b 6 10 2                    # and no time to write the entries back
+kill9 b
 get c 0 5 1
 get c 5 10 2
 said c "acknowledged changes"
@@ -166,8 +168,8 @@ finish c
 echo "a standby without a log of its own"
 new_image
 launch a
-put a 0 5 1
 launch b standby=on pending-log=off
+put a 0 5 1
 kill9 a
 get b 0 5 1                     # it has what the other promised
 said b "acknowledged changes"
