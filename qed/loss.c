@@ -155,40 +155,78 @@ loss_of_missing (const struct look *look, const struct walk_table *table,
   loss_tell (look, guest, bytes, result);
 }
 
+/* The first of the other L1 entries that name a table. */
+static size_t
+first_twin (const struct look *look, uint64_t offset)
+{
+  size_t low = 0, high = look->twin_count, middle;
+
+  while (low < high) {
+    middle = low + (high - low) / 2;
+    if (look->twins[middle].offset < offset)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+static bool
+is_twin (const struct look *look, size_t i, uint64_t offset)
+{
+  return i < look->twin_count && look->twins[i].offset == offset;
+}
+
 void
 loss_of_entry (const struct look *look, const struct qed_problem *problem,
                struct qed_check_result *result)
 {
   const struct walk_table *table = look_table_at (look, problem->where);
-  size_t low = 0, high = table ? look->twin_count : 0, middle;
-  uint64_t guest, bytes, all;
+  uint64_t guest, bytes = look->image->geometry.cluster_size, all;
+  size_t i;
 
   loss_tell (look, problem->guest, problem->guest_bytes, result);
-  while (low < high) {
-    middle = low + (high - low) / 2;
-    if (look->twins[middle].offset < table->offset)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  for (; table && low < look->twin_count &&
-         look->twins[low].offset == table->offset; low++) {
-    look_table_range (look, look->twins[low].l1_index,
+  if (table == NULL)
+    return;
+  for (i = first_twin (look, table->offset);
+       is_twin (look, i, table->offset); i++) {
+    look_table_range (look, look->twins[i].l1_index,
                       (problem->where - table->offset) / 8, &guest, &all);
-    bytes = look->image->geometry.cluster_size;
     loss_tell (look, guest, all < bytes ? all : bytes, result);
+  }
+}
+
+/* A table that is none will be unlinked wherever it is linked.  Many entries
+ * may say so; it is told of once.
+ */
+static void
+loss_of_no_table (struct look *look, const struct walk_table *table,
+                  struct qed_check_result *result)
+{
+  struct walk_table twin = *table;
+  size_t i;
+
+  if (table->told)
+    return;
+  if (look_table_at (look, table->offset) == table)
+    look->tables[table - look->tables].told = true;
+  loss_of_table (look, table, result);
+  for (i = first_twin (look, table->offset);
+       is_twin (look, i, table->offset); i++) {
+    twin.l1_index = look->twins[i].l1_index;
+    loss_of_table (look, &twin, result);
   }
 }
 
 /* By the same rules as the mendings. */
 static void
-tell_loss (const struct look *look, const struct qed_problem *problem,
+tell_loss (struct look *look, const struct qed_problem *problem,
            struct qed_check_result *result)
 {
   const struct walk_table *table;
 
   if (repair_is_no_table (look, problem))
-    loss_of_table (look, repair_wrong_table (look, problem), result);
+    loss_of_no_table (look, repair_wrong_table (look, problem), result);
   else if (repair_is_wrong_entry (look, problem))
     loss_of_entry (look, problem, result);
   else if (repair_is_crowded (look, problem))

@@ -316,6 +316,34 @@ test_crowded (void **state)
   assert_int_equal (check_image (QED_REPAIR_NONE), 0);
 }
 
+/* What is no table is lost in each place where it is linked, and once,
+ * however many entries lead into it.
+ */
+static void
+test_no_table_twice (void **state)
+{
+  const uint64_t span = 512 * CLUSTER;
+  unsigned i;
+
+  (void) state;
+  make_image (1, UINT64_C (1) << 30, 6);
+  fill (4, 4);
+  poke (l1, 2 * CLUSTER);
+  poke (2 * CLUSTER, 4 * CLUSTER);
+  poke (l1 + 16, 3 * CLUSTER);
+  poke (l1 + 48, 3 * CLUSTER);
+  for (i = 0; i < 3; i++)
+    poke (3 * CLUSTER + 8 * i, 3 * CLUSTER);
+  assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
+  assert_true (result.lost_bytes == 2 * span);
+  assert_true (peek (l1) == 2 * CLUSTER);
+  assert_true (peek (l1 + 16) == 0);
+  assert_true (peek (l1 + 48) == 0);
+  expect_fill (0, 4);
+  assert_int_not_equal (check_image (QED_REPAIR_LEAKS), 2);
+  assert_int_equal (check_image (QED_REPAIR_NONE), 0);
+}
+
 static void
 test_names (void **state)
 {
@@ -409,6 +437,7 @@ main (void)
     cmocka_unit_test (test_many_truncated),
     cmocka_unit_test (test_many_overlap),
     cmocka_unit_test (test_crowded),
+    cmocka_unit_test (test_no_table_twice),
     cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),
     cmocka_unit_test (test_l1_far),
