@@ -80,11 +80,23 @@ name_file (const struct qed_file_id *id, char name[NAME_SIZE])
 
 /* ---- The file ---- */
 
+/* A signal may be in the way on tmpfs. */
+static int
+reserve (const struct pending_file *file, size_t at, size_t count)
+{
+  int r;
+
+  do
+    r = -posix_fallocate (file->fd, (off_t) at, (off_t) count);
+  while (r == -EINTR);
+  return r;
+}
+
 /* What is mapped behind the end of the file is there for when it grows. */
 static int
 reserve_and_map (struct pending_file *file)
 {
-  int r = -posix_fallocate (file->fd, 0, (off_t) file->size);
+  int r = reserve (file, 0, file->size);
 
   if (r < 0)
     return r;
@@ -178,8 +190,7 @@ pending_file_resize (struct pending_file *file, size_t size)
   int r = 0;
 
   if (size > file->size)
-    r = -posix_fallocate (file->fd, (off_t) file->size,
-                          (off_t) (size - file->size));
+    r = reserve (file, file->size, size - file->size);
   else if (ftruncate (file->fd, (off_t) size) == -1)
     r = -errno;
   if (r == 0)
@@ -217,7 +228,9 @@ read_all (int fd, size_t max, void **buf, size_t *size)
     return -ENOMEM;
   for (; done < *size; done += (size_t) r) {
     r = read (fd, (char *) *buf + done, *size - done);
-    if (r <= 0)
+    if (r == -1 && errno == EINTR)
+      r = 0;
+    else if (r <= 0)
       return r == 0 ? -EINVAL : -errno;
   }
   return 0;
