@@ -459,6 +459,29 @@ test_read (void **state)
   expect_unread (-ELOOP);
 }
 
+/* Calls that a signal interrupts are made again. */
+static void
+test_interrupted (void **state)
+{
+  struct pending_file file;
+  size_t size;
+  void *buf;
+
+  (void) state;
+  fail_after ("posix_fallocate", EINTR, 0);
+  expect_created (&file);
+  assert_null (failing);
+  fail_after ("posix_fallocate", EINTR, 0);
+  assert_int_equal (pending_file_resize (&file, 2 * SIZE), 0);
+  assert_null (failing);
+  fail_after ("read", EINTR, 0);
+  assert_int_equal (pending_file_read (&options, &id, 0, MAX, &buf, &size), 0);
+  assert_null (failing);
+  assert_int_equal (size, 2 * SIZE);
+  free (buf);
+  pending_file_close (&file, true);
+}
+
 /* In each directory, where there is one. */
 static void
 test_remove (void **state)
@@ -532,6 +555,7 @@ main (void)
     TEST (test_create_fails),
     TEST (test_resize),
     TEST (test_read),
+    TEST (test_interrupted),
     TEST (test_remove),
     TEST (test_boot_id),
     TEST (test_random),
