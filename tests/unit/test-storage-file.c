@@ -1,266 +1,22 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* A local file as storage: calls that are interrupted, short or refused, files
- * that are no images, locks, and what a file system without holes or locks
- * gets.  The linker leads some system calls of the engine here (--wrap), where
- * the next ones can be made to fail.
+ * that are no images, and what a file system without holes gets.
  */
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-#include <linux/fs.h>
-#include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 
 #include "file.h"
-#include "lock.h"
+#include "file-calls.h"
 #include "log.h"
-#include "storage.h"
-
-/* ---- Calls that fail ---- */
-
-static struct {
-  const char *call;
-  int error;                    /* an errno; 0: short, or a lie (see there) */
-  unsigned skip, times;
-} plan;
-
-static void
-fail_next (const char *call, int error, unsigned skip, unsigned times)
-{
-  plan.call = call;
-  plan.error = error;
-  plan.skip = skip;
-  plan.times = times;
-}
-
-/* Whether it is this call's turn. */
-static bool
-is_due (const char *call)
-{
-  if (plan.call == NULL || strcmp (call, plan.call) != 0)
-    return false;
-  if (plan.skip > 0) {
-    plan.skip--;
-    return false;
-  }
-  if (plan.times == 0)
-    return false;
-  plan.times--;
-  errno = plan.error;
-  return true;
-}
-
-#define REAL_AND_WRAP(type, name, ...) \
-  type __real_##name (__VA_ARGS__); \
-  type __wrap_##name (__VA_ARGS__); \
-  type __wrap_##name (__VA_ARGS__)
-
-/* Short: half of it, which is nothing of a byte. */
-REAL_AND_WRAP (ssize_t, pread, int fd, void *buf, size_t n, off_t offset)
-{
-  if (is_due ("pread")) {
-    if (plan.error)
-      return -1;
-    n /= 2;
-  }
-  return __real_pread (fd, buf, n, offset);
-}
-
-REAL_AND_WRAP (ssize_t, pwrite, int fd, const void *buf, size_t n,
-               off_t offset)
-{
-  if (is_due ("pwrite")) {
-    if (plan.error)
-      return -1;
-    n /= 2;
-  }
-  return __real_pwrite (fd, buf, n, offset);
-}
-
-/* Short: half of the first piece. */
-REAL_AND_WRAP (ssize_t, pwritev, int fd, const struct iovec *iov, int n,
-               off_t offset)
-{
-  if (is_due ("pwritev")) {
-    if (plan.error)
-      return -1;
-    return __real_pwrite (fd, iov[0].iov_base, iov[0].iov_len / 2, offset);
-  }
-  return __real_pwritev (fd, iov, n, offset);
-}
-
-REAL_AND_WRAP (int, fallocate, int fd, int mode, off_t offset, off_t n)
-{
-  return is_due ("fallocate") ? -1 : __real_fallocate (fd, mode, offset, n);
-}
-
-REAL_AND_WRAP (int, ftruncate, int fd, off_t length)
-{
-  return is_due ("ftruncate") ? -1 : __real_ftruncate (fd, length);
-}
-
-REAL_AND_WRAP (int, fdatasync, int fd)
-{
-  return is_due ("fdatasync") ? -1 : __real_fdatasync (fd);
-}
-
-REAL_AND_WRAP (off_t, lseek, int fd, off_t offset, int whence)
-{
-  return is_due ("lseek") ? -1 : __real_lseek (fd, offset, whence);
-}
-
-/* A lie: it is a block device, of 1 MiB. */
-static bool are_devices;
-
-/* As some file systems do: stat says another device than /proc. */
-static bool are_elsewhere;
-
-REAL_AND_WRAP (int, fstat, int fd, struct stat *st)
-{
-  int r;
-
-  if (is_due ("fstat")) {
-    if (plan.error)
-      return -1;
-    r = __real_fstat (fd, st);
-    st->st_mode = (st->st_mode & ~(mode_t) S_IFMT) | S_IFIFO;
-    return r;
-  }
-  r = __real_fstat (fd, st);
-  if (are_devices)
-    st->st_mode = (st->st_mode & ~(mode_t) S_IFMT) | S_IFBLK;
-  if (are_elsewhere)
-    st->st_dev += 7;
-  return r;
-}
-
-int __wrap_ioctl (int fd, unsigned long request, uint64_t *size);
-int
-__wrap_ioctl (int fd, unsigned long request, uint64_t *size)
-{
-  (void) fd;
-  assert_int_equal (request, BLKGETSIZE64);
-  if (is_due ("ioctl"))
-    return -1;
-  *size = 1 << 20;
-  return 0;
-}
-
-int __real_fcntl (int fd, int command, struct flock *lock);
-int __wrap_fcntl (int fd, int command, struct flock *lock);
-int
-__wrap_fcntl (int fd, int command, struct flock *lock)
-{
-  return is_due (command == F_OFD_SETLK ? "setlk" : "getlk")
-    ? -1 : __real_fcntl (fd, command, lock);
-}
-
-/* Who holds a lock is read from /proc. */
-int __real_openat (int dir, const char *name, int flags);
-int __wrap_openat (int dir, const char *name, int flags);
-int
-__wrap_openat (int dir, const char *name, int flags)
-{
-  return is_due ("openat") ? -1 : __real_openat (dir, name, flags);
-}
-
-REAL_AND_WRAP (DIR *, opendir, const char *name)
-{
-  return is_due ("opendir") ? NULL : __real_opendir (name);
-}
-
-REAL_AND_WRAP (DIR *, fdopendir, int fd)
-{
-  return is_due ("fdopendir") ? NULL : __real_fdopendir (fd);
-}
-
-REAL_AND_WRAP (FILE *, fdopen, int fd, const char *mode)
-{
-  return is_due ("fdopen") ? NULL : __real_fdopen (fd, mode);
-}
-
-REAL_AND_WRAP (char *, fgets, char *buf, int n, FILE *fp)
-{
-  return is_due ("fgets") ? NULL : __real_fgets (buf, n, fp);
-}
-
-REAL_AND_WRAP (int, fstatat, int dir, const char *name, struct stat *st,
-               int flags)
-{
-  int r = __real_fstatat (dir, name, st, flags);
-
-  if (are_elsewhere)
-    st->st_dev += 7;
-  return r;
-}
-
-REAL_AND_WRAP (ssize_t, getrandom, void *buf, size_t n, unsigned flags)
-{
-  return is_due ("getrandom") ? -1 : __real_getrandom (buf, n, flags);
-}
-
-REAL_AND_WRAP (int, vasprintf, char **p, const char *format, va_list ap)
-{
-  return is_due ("vasprintf") ? -1 : __real_vasprintf (p, format, ap);
-}
-
-/* ---- The file ---- */
-
-static char directory[] = "/tmp/test-storage-file.XXXXXX";
-static char path[64], other[64];
-static char said[1024];         /* the last message */
-static struct qed_options options;
-
-static void
-keep_message (void *opaque, enum qed_log_level level, const char *message)
-{
-  (void) opaque;
-  (void) level;
-  snprintf (said, sizeof said, "%s", message);
-}
-
-static int
-setup (void **state)
-{
-  int fd;
-
-  (void) state;
-  memset (&plan, 0, sizeof plan);
-  are_devices = are_elsewhere = false;
-  said[0] = '\0';
-  qed_options_init (&options);
-  options.path = path;
-  options.log.fn = keep_message;
-  fd = open (path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-  if (fd == -1)
-    return -1;
-  return close (fd);
-}
-
-static struct storage *
-open_file (void)
-{
-  struct storage *s;
-
-  assert_int_equal (storage_file_open (&options, &s), 0);
-  return s;
-}
 
 #define SIZE 8192u
 static unsigned char noise[SIZE];
@@ -273,7 +29,6 @@ expect_noise (struct storage *s, uint64_t offset)
   assert_int_equal (s->ops->pread (s, buf, SIZE, offset), 0);
   assert_memory_equal (buf, noise, SIZE);
 }
-
 /* ---- Data ---- */
 
 /* What is interrupted or short is continued; any other error is told. */
@@ -597,204 +352,6 @@ test_device (void **state)
   assert_int_equal (storage_file_open_fd (fd, path, &options, &s), 0);
   s->ops->close (s);
 }
-
-/* ---- Locks ---- */
-
-/* Seen from this process, too: locks are of open files. */
-static void
-test_in_use (void **state)
-{
-  struct storage *s = open_file (), *t;
-
-  (void) state;
-  assert_int_equal (storage_file_test_lock (&options), -EAGAIN);
-  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-  assert_non_null (strstr (said, "is in use by test-storage"));
-  assert_non_null (strstr (said, "or open it read-only"));
-  options.need_write = true;
-  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-  assert_null (strstr (said, "read-only"));
-  options.need_write = false;
-  options.read_only = true;
-  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-  assert_null (strstr (said, "or open it"));
-  said[0] = '\0';
-  options.quiet_lock = true;
-  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-  assert_string_equal (said, "");
-
-  /* A reader leaves room for readers. */
-  assert_int_equal (s->ops->downgrade (s), 0);
-  assert_true (s->read_only);
-  t = open_file ();
-  assert_int_equal (storage_file_test_lock (&options), -EAGAIN);
-  t->ops->close (t);
-  s->ops->close (s);
-  assert_int_equal (storage_file_test_lock (&options), 0);
-}
-
-static void
-test_not_locked (void **state)
-{
-  struct storage *s, *t;
-
-  (void) state;
-  options.lock = false;
-  s = open_file ();
-  t = open_file ();
-  assert_int_equal (s->ops->downgrade (s), 0);
-  s->ops->close (s);
-  t->ops->close (t);
-}
-
-/* File systems without locks, calls that are interrupted, errors at each of
- * the calls that it takes.
- */
-static void
-test_lock_errors (void **state)
-{
-  static const char *const calls[] = { "setlk", "getlk" };
-  struct storage *s;
-  unsigned i, n;
-  int r;
-
-  (void) state;
-  for (i = 0; i < 2; i++) {
-    fail_next (calls[i], EINTR, 0, 2);
-    s = open_file ();
-    assert_int_equal (plan.times, 0);
-    s->ops->close (s);
-    for (n = 0; n < 100; n++) {
-      fail_next (calls[i], ENOLCK, n, 1);
-      r = storage_file_open (&options, &s);
-      if (plan.times > 0)
-        break;
-      assert_int_equal (r, -ENOLCK);
-      assert_non_null (strstr (said, "lock=off"));
-    }
-    assert_in_range (n, 5, 50); /* then there were not so many */
-    assert_int_equal (r, 0);
-    s->ops->close (s);
-  }
-  fail_next ("getlk", ENOLCK, 0, 1);
-  assert_int_equal (storage_file_test_lock (&options), -ENOLCK);
-}
-
-/* Said to be held, and given up meanwhile: it is tried again, also where
- * there is no source of randomness.
- */
-static void
-test_lock_again (void **state)
-{
-  struct storage *s, *t;
-
-  (void) state;
-  fail_next ("setlk", EACCES, 0, 1);
-  s = open_file ();
-  s->ops->close (s);
-  fail_next ("setlk", EAGAIN, 0, 5);
-  s = open_file ();
-  s->ops->close (s);
-  s = open_file ();
-  fail_next ("getrandom", ENOSYS, 0, 1000);
-  options.quiet_lock = true;
-  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-  assert_true (plan.times < 1000);
-  s->ops->close (s);
-}
-
-/* A lock on more than a byte, up to no end, also tells its holder. */
-static void
-test_lock_whole_file (void **state)
-{
-  struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-  struct storage *s;
-  int fd = open (path, O_RDWR);
-
-  (void) state;
-  assert_int_equal (fcntl (fd, F_OFD_SETLK, &lock), 0);
-  assert_int_equal (storage_file_open (&options, &s), -EAGAIN);
-  assert_non_null (strstr (said, "is in use by test-storage"));
-  close (fd);
-}
-
-/* What can't be seen of a holder is left out of the message. */
-static void
-test_holder_unknown (void **state)
-{
-  static const char *const calls[] = {
-    "opendir", "fdopendir", "openat", "fdopen", "fgets",
-  };
-  struct storage *s = open_file (), *t;
-  size_t i;
-
-  (void) state;
-  for (i = 0; i < sizeof calls / sizeof calls[0]; i++) {
-    fail_next (calls[i], EACCES, 0, UINT_MAX);
-    assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-    if (strstr (said, "is in use: stop that program") == NULL)
-      fail_msg ("without %s it said: %s", calls[i], said);
-  }
-  fail_next ("fstat", EIO, 5, 1);       /* of the file, when that is sought */
-  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-  s->ops->close (s);
-}
-
-/* Its name is one line, or none. */
-static void
-test_holder_name (void **state)
-{
-  struct storage *s = open_file (), *t;
-  char name[16];
-
-  (void) state;
-  assert_int_equal (prctl (PR_GET_NAME, name), 0);
-  assert_int_equal (prctl (PR_SET_NAME, "odd\tname"), 0);
-  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-  assert_non_null (strstr (said, "is in use by odd?name, process "));
-  assert_int_equal (prctl (PR_SET_NAME, ""), 0);
-  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-  assert_non_null (strstr (said, "is in use by process "));
-  assert_int_equal (prctl (PR_SET_NAME, name), 0);
-  s->ops->close (s);
-}
-
-static void
-test_holder_elsewhere (void **state)
-{
-  struct storage *s = open_file (), *t;
-
-  (void) state;
-  are_elsewhere = true;
-  assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
-  assert_non_null (strstr (said, "is in use by test-storage"));
-  s->ops->close (s);
-}
-
-/* A standby does not fall back to reading, and leaves a busy device to
- * others.
- */
-static void
-test_fall_back (void **state)
-{
-  struct storage *s;
-
-  (void) state;
-  options.take_over = true;
-  s = open_file ();
-  s->ops->close (s);
-  if (getuid () != 0) {
-    assert_int_equal (chmod (path, 0400), 0);
-    s = open_file ();
-    assert_true (s->read_only);
-    assert_non_null (strstr (said, "served read-only"));
-    s->ops->close (s);
-    options.quiet_lock = true;
-    assert_int_equal (storage_file_open (&options, &s), -EACCES);
-    assert_int_equal (chmod (path, 0600), 0);
-  }
-}
-
 /* ---- Plain files ---- */
 
 static void
@@ -838,62 +395,37 @@ test_messages (void **state)
   log_error (NULL, "to nobody");
   assert_string_equal (said, "out of memory, a message is lost");
 }
-
 static int
 setup_all (void **state)
 {
   unsigned i;
 
-  (void) state;
   for (i = 0; i < SIZE; i++)
     noise[i] = (unsigned char) (i * 7 + i / 251 + 1);
-  if (mkdtemp (directory) == NULL)
-    return -1;
-  snprintf (path, sizeof path, "%s/file", directory);
-  snprintf (other, sizeof other, "%s/other", directory);
-  return 0;
+  return file_setup_all (state);
 }
-
-static int
-teardown_all (void **state)
-{
-  (void) state;
-  unlink (path);
-  return rmdir (directory);
-}
-
-#define TEST(f) cmocka_unit_test_setup (f, setup)
 
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    TEST (test_transfers),
-    TEST (test_beyond_end),
-    TEST (test_vectors),
-    TEST (test_no_holes),
-    TEST (test_holes),
-    TEST (test_reserve),
-    TEST (test_length),
-    TEST (test_sync),
-    TEST (test_next_data),
-    TEST (test_types),
-    TEST (test_types_changed),
-    TEST (test_missing),
-    TEST (test_beneath_root),
-    TEST (test_device),
-    TEST (test_in_use),
-    TEST (test_not_locked),
-    TEST (test_lock_errors),
-    TEST (test_lock_again),
-    TEST (test_lock_whole_file),
-    TEST (test_holder_unknown),
-    TEST (test_holder_name),
-    TEST (test_holder_elsewhere),
-    TEST (test_fall_back),
-    TEST (test_plain),
-    TEST (test_messages),
+    FILE_TEST (test_transfers),
+    FILE_TEST (test_beyond_end),
+    FILE_TEST (test_vectors),
+    FILE_TEST (test_no_holes),
+    FILE_TEST (test_holes),
+    FILE_TEST (test_reserve),
+    FILE_TEST (test_length),
+    FILE_TEST (test_sync),
+    FILE_TEST (test_next_data),
+    FILE_TEST (test_types),
+    FILE_TEST (test_types_changed),
+    FILE_TEST (test_missing),
+    FILE_TEST (test_beneath_root),
+    FILE_TEST (test_device),
+    FILE_TEST (test_plain),
+    FILE_TEST (test_messages),
   };
 
-  return cmocka_run_group_tests (tests, setup_all, teardown_all);
+  return cmocka_run_group_tests (tests, setup_all, file_teardown_all);
 }
