@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "craft.h"
+#include "damage.h"
 #include "image.h"
 #include "life.h"
 #include "reduce.h"
@@ -22,7 +23,6 @@
 
 #define CRASHES_MAX 6u          /* of a repair */
 #define DEPTH_MAX 2u            /* repairs of what a crash in a repair left */
-#define DAMAGES_MAX 8u
 #define READERS 2u
 #define SERVED_ON 3u            /* one in so many repaired images */
 
@@ -173,206 +173,6 @@ judge_served_on (struct disk *disk)
   life.online = true;           /* it may have gaps now */
   judge_repaired (disk);
   life.served.count = 0;
-}
-
-/* ---- Damage ---- */
-
-static void
-poke64 (struct disk *disk, uint64_t offset, uint64_t value)
-{
-  const unsigned char *old = disk_sector (disk, offset / SECTOR);
-  unsigned char buf[SECTOR] = { 0 };
-  unsigned i;
-
-  if (old)
-    memcpy (buf, old, SECTOR);
-  for (i = 0; i < 8; i++)
-    buf[offset % SECTOR + i] = (unsigned char) (value >> 8 * i);
-  disk_poke (disk, offset / SECTOR, buf);
-}
-
-static uint64_t
-peek64 (const struct disk *disk, uint64_t offset)
-{
-  const unsigned char *data = disk_sector (disk, offset / SECTOR);
-  uint64_t value = 0;
-  unsigned i;
-
-  for (i = 8; data && i > 0; i--)
-    value = value << 8 | data[offset % SECTOR + i - 1];
-  return value;
-}
-
-static uint64_t
-per_table (void)
-{
-  return life.walk.table_bytes / 8;
-}
-
-/* An L1 index within the image that names a table, which was there before the
- * damage, or none; UINT64_MAX.
- */
-static uint64_t
-draw_table (const struct disk *disk, bool used)
-{
-  uint64_t tables = life.walk.image_size / life.walk.cluster_size /
-    per_table (), i, n;
-
-  for (n = 0; n < 64 && tables > 0; n++) {
-    i = random_below (&life.random, tables);
-    if ((peek64 (used ? life.before : disk, life.walk.l1_offset + i * 8) !=
-         0) == used)
-      return i;
-  }
-  return UINT64_MAX;
-}
-
-/* Where an entry of a table lies that says nothing, and for which cluster. */
-static uint64_t
-draw_entry (const struct disk *disk, uint64_t *cluster)
-{
-  uint64_t index = draw_table (disk, true), table, i, n;
-
-  if (index == UINT64_MAX)
-    return 0;
-  table = peek64 (disk, life.walk.l1_offset + index * 8);
-  for (n = 0; n < 64; n++) {
-    i = random_below (&life.random, per_table ());
-    *cluster = index * per_table () + i;
-    if (peek64 (disk, table + i * 8) == 0)
-      return table + i * 8;
-  }
-  return 0;
-}
-
-static const struct walk_entry *
-draw_data (void)
-{
-  const struct walk_entry *entry;
-  unsigned n;
-
-  for (n = 0; n < 64 && life.walk.entry_count > 0; n++) {
-    entry = &life.walk.entries[random_below (&life.random,
-                                             life.walk.entry_count)];
-    if (entry->offset != 0)
-      return entry;
-  }
-  return NULL;
-}
-
-static bool
-plant_shared (struct disk *disk)
-{
-  const struct walk_entry *entry = draw_data ();
-  uint64_t cluster, at = draw_entry (disk, &cluster);
-
-  if (entry == NULL || at == 0)
-    return false;
-  poke64 (disk, at, entry->offset);
-  expect (cluster, entry->cluster);
-  return true;
-}
-
-static bool
-plant_wrong (struct disk *disk)
-{
-  uint64_t cluster, at = draw_entry (disk, &cluster);
-  const uint64_t values[] = {
-    12345, 2, life.walk.cluster_size * 3 + 512, disk_length (disk) * 2 &
-    -life.walk.cluster_size, UINT64_C (1) << 50, life.walk.l1_offset,
-    at & -life.walk.cluster_size,
-  };
-
-  if (at == 0)
-    return false;
-  poke64 (disk, at, values[random_below (&life.random, sizeof values /
-                                         sizeof values[0])]);
-  return true;
-}
-
-/* Both read as the one did. */
-static bool
-plant_shared_table (struct disk *disk)
-{
-  uint64_t from = draw_table (disk, true), to = draw_table (disk, false);
-  const struct walk_entry *entry;
-  size_t i;
-
-  if (from == UINT64_MAX || to == UINT64_MAX)
-    return false;
-  poke64 (disk, life.walk.l1_offset + to * 8,
-          peek64 (disk, life.walk.l1_offset + from * 8));
-  for (i = 0; i < life.walk.entry_count; i++) {
-    entry = &life.walk.entries[i];
-    if (entry->cluster / per_table () == from)
-      expect (to * per_table () + entry->cluster % per_table (),
-              entry->cluster);
-  }
-  return true;
-}
-
-/* What it holds besides is anything. */
-static bool
-plant_overlap (struct disk *disk)
-{
-  uint64_t from = draw_table (disk, true), to = draw_table (disk, false);
-
-  if (from == UINT64_MAX || to == UINT64_MAX ||
-      life.walk.table_bytes == life.walk.cluster_size)
-    return false;
-  from = peek64 (disk, life.walk.l1_offset + from * 8);
-  from += random_one_in (&life.random, 2) ? life.walk.cluster_size
-    : -life.walk.cluster_size;
-  if (from + life.walk.table_bytes > disk_length (disk) ||
-      from < life.walk.l1_offset + life.walk.table_bytes)
-    return false;
-  poke64 (disk, life.walk.l1_offset + to * 8, from);
-  return true;
-}
-
-static bool
-plant_leak (struct disk *disk)
-{
-  uint64_t length = disk_length (disk), s;
-  unsigned char buf[SECTOR];
-
-  if (!disk_can_grow (disk))
-    return false;
-  length = (length + life.walk.cluster_size - 1) & -life.walk.cluster_size;
-  disk_poke_length (disk, length + life.walk.cluster_size);
-  for (s = length / SECTOR; s < length / SECTOR + 8; s++) {
-    stamp_garbage (buf, &life.random, (uint32_t) life.walk.cluster_size);
-    disk_poke (disk, s, buf);
-  }
-  return true;
-}
-
-static const struct {
-  const char *name;
-  bool (*plant) (struct disk *disk);
-} damages[] = {
-  { "shared", plant_shared }, { "wrong", plant_wrong },
-  { "shared-table", plant_shared_table }, { "overlap", plant_overlap },
-  { "leak", plant_leak },
-};
-
-static void
-plant (struct disk *disk)
-{
-  unsigned n = (unsigned) random_below (&life.random, DAMAGES_MAX + 1);
-  size_t i, used;
-
-  if (random_one_in (&life.random, 2))
-    poke64 (disk, 16, life.walk.features | WALK_NEED_CHECK);
-  while (n-- > 0) {
-    i = random_below (&life.random, sizeof damages / sizeof damages[0]);
-    used = strlen (life.damage);
-    if (!reduce_has (REDUCE_REQUEST, 0, 0, n))
-      continue;
-    if (damages[i].plant (disk))
-      snprintf (life.damage + used, sizeof life.damage - used, " %s",
-                damages[i].name);
-  }
 }
 
 /* ---- Repair ---- */
@@ -615,6 +415,9 @@ void
 repair_life_run (uint64_t seed, int geometry)
 {
   static const unsigned rates[] = { 100, 400, 1500 };
+  struct damaging how = {
+    .walk = &life.walk, .random = &life.random, .expect = expect,
+  };
   struct promise promise;
   struct disk *disk;
 
@@ -633,7 +436,8 @@ repair_life_run (uint64_t seed, int geometry)
   walk_image (life.before, &life.walk);
   expect_all ();
   disk = disk_kill (life.before);
-  plant (disk);
+  how.before = life.before;
+  damage_plant (disk, &how, life.damage, sizeof life.damage);
   life.crash_random = random_fork (&life.random);
   life.crash_rate = rates[random_below (&life.random, 3)];
   repair (disk, 0);
