@@ -415,9 +415,8 @@ page_copy (const struct page *page, unsigned char *buf)
   }
 }
 
-/* With the set's lock held. */
-static void
-mark_dirty (struct metadata *md, struct page *page)
+void
+page_touch (struct metadata *md, struct page *page)
 {
   enum metadata_kind kind = key_kind (page->key);
   bool first;
@@ -441,13 +440,7 @@ page_publish (struct metadata *md, struct page *page, unsigned index,
               uint64_t entry)
 {
   atomic_store_explicit (&page->entries[index], entry, memory_order_release);
-  mark_dirty (md, page);
-}
-
-void
-page_touch (struct metadata *md, struct page *page)
-{
-  mark_dirty (md, page);
+  page_touch (md, page);
 }
 
 bool
@@ -585,7 +578,7 @@ metadata_batch_done (struct metadata *md, struct metadata_batch *batch,
     pthread_mutex_lock (lock);
     batch->pages[i]->writing = false;
     if (!ok)
-      mark_dirty (md, batch->pages[i]);
+      page_touch (md, batch->pages[i]);
     pthread_mutex_unlock (lock);
   }
   batch->count = 0;
