@@ -9,11 +9,6 @@
 #include "format.h"
 #include "scene.h"
 
-#define END { QED_OP_READY, 0, 0, 0, 0 }
-#define FLUSH { QED_OP_FLUSH, 0, 0, 0, 0 }
-#define CLEAN { QED_OP_CLEAN, 0, 0, 0, 0 }
-#define KIB 1024u
-
 static void
 play (const struct op *ops)
 {
@@ -26,19 +21,6 @@ play (const struct op *ops)
 }
 
 /* ---- Allocation ---- */
-
-static const struct op old[] = {
-  { QED_OP_WRITE, 0, 16 * KIB, 1, 0 },
-  { QED_OP_WRITE, TABLE_SPAN, 16 * KIB, 2, 0 },
-  END
-};
-
-static void
-prepare_plain (void)
-{
-  make_image (IMAGE, GUEST_BYTES, NULL, false);
-  fill (IMAGE, old);
-}
 
 static void
 act_allocate (void)
@@ -139,7 +121,7 @@ prepare_dirty (void)
 {
   uint64_t l2;
 
-  prepare_plain ();
+  scene_prepare_plain ();
   l2 = peek64 (IMAGE, AT_L1);
   poke64 (IMAGE, l2 + 8 * 20, length_of (IMAGE) + 16 * CLUSTER);
   poke64 (IMAGE, l2 + 8 * 21, length_of (IMAGE) + 17 * CLUSTER);
@@ -202,12 +184,12 @@ act_clean_timer (void)
 }
 
 const struct scene live_scenes[] = {
-  { "allocate", prepare_plain, act_allocate, NULL, false },
-  { "trim", prepare_plain, act_trim, NULL, false },
+  { "allocate", scene_prepare_plain, act_allocate, NULL, false },
+  { "trim", scene_prepare_plain, act_trim, NULL, false },
   { "cow-raw", prepare_over_raw, act_cow, NULL, false },
   { "cow-qed", prepare_over_qed, act_cow, NULL, false },
   { "recover", prepare_dirty, act_recover, finish_leaks, false },
   { "recover-leaks", prepare_dirty_leaks, act_recover, NULL, false },
-  { "clean-timer", prepare_plain, act_clean_timer, NULL, true },
+  { "clean-timer", scene_prepare_plain, act_clean_timer, NULL, true },
   { NULL, NULL, NULL, NULL, false }
 };

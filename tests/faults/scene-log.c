@@ -15,31 +15,13 @@
 
 #include "scene.h"
 
-#define END { QED_OP_READY, 0, 0, 0, 0 }
-#define FLUSH { QED_OP_FLUSH, 0, 0, 0, 0 }
-#define CLEAN { QED_OP_CLEAN, 0, 0, 0, 0 }
-#define KIB 1024u
-
-static const struct op old[] = {
-  { QED_OP_WRITE, 0, 16 * KIB, 1, 0 },
-  { QED_OP_WRITE, TABLE_SPAN, 16 * KIB, 2, 0 },
-  END
-};
-
-static void
-prepare_plain (void)
-{
-  make_image (IMAGE, GUEST_BYTES, NULL, false);
-  fill (IMAGE, old);
-}
-
 static void
 prepare_over_raw (void)
 {
   make_raw (BASE, 24 * KIB, 0xba);
   guest_wrote (0, 24 * KIB, 0xba, 0, true);
   make_image (IMAGE, GUEST_BYTES, BASE, true);
-  fill (IMAGE, old);
+  fill (IMAGE, scene_old);
 }
 
 /* With a new table, freed clusters, zero clusters, and a log that is made
@@ -179,7 +161,7 @@ act_killed_write_through (void)
 static void
 prepare_killed (void)
 {
-  prepare_plain ();
+  scene_prepare_plain ();
   kill_one (QED_PENDING_LOG);
   guest_reopened ();
 }
@@ -203,7 +185,7 @@ act_replay (void)
   struct qed_image *image = start_kept (IMAGE, QED_PENDING_LOG);
 
   if (fault_hits () > 0 && run.call == FAULT_SYNC) {
-    doubt (old);
+    doubt (scene_old);
     doubt (ops);
   }
   if (image == NULL)
@@ -246,7 +228,7 @@ static void
 prepare_large (void)
 {
   make_image (IMAGE, LARGE, NULL, false);
-  fill (IMAGE, old);
+  fill (IMAGE, scene_old);
 }
 
 /* Many changes, of what no one looks at; the calls that fail are the loop's. */
@@ -272,14 +254,14 @@ act_grow (void)
 }
 
 const struct scene log_scenes[] = {
-  { "log", prepare_plain, act_log, NULL, false },
+  { "log", scene_prepare_plain, act_log, NULL, false },
   { "log-over-raw", prepare_over_raw, act_log, NULL, false },
-  { "log-killed", prepare_plain, act_killed, NULL, false },
+  { "log-killed", scene_prepare_plain, act_killed, NULL, false },
   { "log-replay", prepare_killed, act_replay, NULL, false },
   { "log-look", prepare_killed, act_look, NULL, false },
   { "write-through", prepare_over_raw, act_write_through, NULL, false },
-  { "write-through-killed", prepare_plain, act_killed_write_through, NULL,
-    false },
+  { "write-through-killed", scene_prepare_plain, act_killed_write_through,
+    NULL, false },
   { "log-grow", prepare_large, act_grow, NULL, true },
   { NULL, NULL, NULL, NULL, false }
 };

@@ -12,8 +12,6 @@
 #include "format.h"
 #include "scene.h"
 
-#define KIB 1024u
-
 static unsigned char *original;         /* the image before the repair */
 static size_t original_bytes;
 
@@ -25,7 +23,7 @@ prepare_sound (void)
       { QED_OP_WRITE, 0, 64 * KIB, 1, 0 },
       { QED_OP_WRITE, TABLE_SPAN, 8 * KIB, 2, 0 },
       { QED_OP_WRITE, 128 * KIB, 16 * KIB, 3, 0 },
-      { QED_OP_READY, 0, 0, 0, 0 } });
+      END });
 }
 
 static void
@@ -74,7 +72,7 @@ prepare_tables (void)
       { QED_OP_WRITE, 0, 96 * KIB, 1, 0 },
       { QED_OP_WRITE, 2 * TABLE_SPAN, 8 * KIB, 2, 0 },
       { QED_OP_WRITE, 128 * KIB, 16 * KIB, 3, 0 },
-      { QED_OP_READY, 0, 0, 0, 0 } });
+      END });
   l2 = peek64 (IMAGE, AT_L1);
   for (i = 1; i < 24; i += 2) {
     poke64 (IMAGE, l2 + 8 * i, 0);
@@ -231,8 +229,8 @@ act_online (void)
   if (qed_writable (image))
     do_ops (image, (struct op[]) {
         { QED_OP_WRITE, 2 * CLUSTER, 8 * KIB, 5, 0 },
-        { QED_OP_FLUSH, 0, 0, 0, 0 },
-        { QED_OP_READY, 0, 0, 0, 0 } });
+        FLUSH,
+        END });
   else if (fault_hits () == 0)
     broken ("repaired, and not writable");
   finish_image (image, IMAGE);

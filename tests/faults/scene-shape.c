@@ -10,14 +10,13 @@
 #include "format.h"
 #include "scene.h"
 
-#define KIB 1024u
 #define SMALLER (GUEST_BYTES / 2 + 512)
 
 static const struct op some[] = {
   { QED_OP_WRITE, 0, 16 * KIB, 1, 0 },
   { QED_OP_WRITE, TABLE_SPAN + 512, 8 * KIB, 2, 0 },
   { QED_OP_TRIM, 4 * KIB, 4 * KIB, 0, 0 },
-  { QED_OP_READY, 0, 0, 0, 0 }
+  END
 };
 
 /* ---- Create ---- */
@@ -114,7 +113,7 @@ prepare_large (void)
   fill (IMAGE, (struct op[]) {
       { QED_OP_WRITE, SMALLER - 512, 8 * KIB, 3, 0 },
       { QED_OP_WRITE, 3 * TABLE_SPAN, 8 * KIB, 4, 0 },
-      { QED_OP_READY, 0, 0, 0, 0 } });
+      END });
 }
 
 static int
@@ -157,7 +156,7 @@ prepare_rest (void)
   fill (IMAGE, (struct op[]) {
       { QED_OP_WRITE, SMALLER / CLUSTER * CLUSTER, 512, 9, 0 },
       { QED_OP_WRITE, 0, 16 * CLUSTER, 1, 0 },
-      { QED_OP_READY, 0, 0, 0, 0 } });
+      END });
 }
 
 static void
@@ -166,7 +165,7 @@ prepare_in_the_way (void)
   prepare_rest ();
   fill (IMAGE, (struct op[]) {
       { QED_OP_WRITE, GUEST_BYTES - CLUSTER, CLUSTER, 2, 0 },
-      { QED_OP_READY, 0, 0, 0, 0 } });
+      END });
 }
 
 static int
@@ -276,7 +275,7 @@ prepare_over_qed (void)
   make_image (BASE_QED, GUEST_BYTES / 4, NULL, false);
   fill (BASE_QED, (struct op[]) {
       { QED_OP_WRITE, 0, 8 * KIB, 0xbb, 0 },
-      { QED_OP_READY, 0, 0, 0, 0 } });
+      END });
   make_image (IMAGE, GUEST_BYTES / 2, BASE_QED, false);
   fill (IMAGE, some);
 }

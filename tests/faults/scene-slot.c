@@ -10,11 +10,9 @@
 #include "handover.h"
 #include "scene.h"
 
-#define KIB 1024u
-
 static const struct op before[] = {
   { QED_OP_WRITE, 0, 16 * KIB, 1, 0 },
-  { QED_OP_READY, 0, 0, 0, 0 }
+  END
 };
 
 static void
@@ -69,12 +67,12 @@ act_slot (void)
 {
   static const struct op first[] = {
     { QED_OP_WRITE, 32 * KIB, 8 * KIB, 2, 0 },
-    { QED_OP_READY, 0, 0, 0, 0 }
+    END
   };
   static const struct op second[] = {
     { QED_OP_WRITE, TABLE_SPAN, 8 * KIB, 3, QED_FUA },
     { QED_OP_WRITE, 0, KIB, 4, 0 },
-    { QED_OP_READY, 0, 0, 0, 0 }
+    END
   };
   struct qed_slot_options options;
   struct qed_slot *slot;

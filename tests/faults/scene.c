@@ -392,6 +392,19 @@ read_all (struct qed_image *image)
   }
 }
 
+const struct op scene_old[] = {
+  { QED_OP_WRITE, 0, 16 * KIB, 1, 0 },
+  { QED_OP_WRITE, TABLE_SPAN, 16 * KIB, 2, 0 },
+  END
+};
+
+void
+scene_prepare_plain (void)
+{
+  make_image (IMAGE, GUEST_BYTES, NULL, false);
+  fill (IMAGE, scene_old);
+}
+
 /* ---- Without failures ---- */
 
 int
@@ -427,7 +440,7 @@ judge (const char *path)
   struct op ops[] = {
     { QED_OP_WRITE, 5 * CLUSTER, 512, 0x77, 0 },
     { QED_OP_WRITE, 0, 512, 0x78, QED_FUA },    /* the last sector */
-    { QED_OP_READY, 0, 0, 0, 0 },
+    END,
   };
   struct qed_check_result result;
   struct qed_image *image;

@@ -19,6 +19,7 @@
 #include "guest.h"
 #include "qed.h"
 
+#define KIB 1024u
 #define CLUSTER 4096u
 #define TABLE_SPAN (512u * CLUSTER)     /* what an L2 table describes */
 #define AT_L1 CLUSTER
@@ -102,6 +103,11 @@ struct op {
   unsigned flags;
 };
 
+/* The empty one behind the last, and those that have no range. */
+#define END { QED_OP_READY, 0, 0, 0, 0 }
+#define FLUSH { QED_OP_FLUSH, 0, 0, 0, 0 }
+#define CLEAN { QED_OP_CLEAN, 0, 0, 0, 0 }
+
 /* Do this, and note what the guest's disk may hold then. */
 int do_op (struct qed_image *image, const struct op *op);
 
@@ -113,6 +119,12 @@ void finish_image (struct qed_image *image, const char *path);
 
 /* Both, without failures. */
 void fill (const char *path, const struct op *ops);
+
+/* A scene's 'prepare': an image without a backing file, in which these were
+ * written.
+ */
+extern const struct op scene_old[];
+void scene_prepare_plain (void);
 
 /* What the guest's disk holds is as it may be. */
 void read_all (struct qed_image *image);
