@@ -197,16 +197,8 @@ REAL_AND_WRAP (int, vasprintf, char **p, const char *format, va_list ap)
 /* ---- The file ---- */
 
 char directory[] = "/tmp/test-storage.XXXXXX";
-char path[64], other[64], said[1024];
+char path[64], other[64];
 struct qed_options options;
-
-static void
-keep_message (void *opaque, enum qed_log_level level, const char *message)
-{
-  (void) opaque;
-  (void) level;
-  snprintf (said, sizeof said, "%s", message);
-}
 
 int
 file_setup (void **state)
@@ -216,7 +208,7 @@ file_setup (void **state)
   (void) state;
   memset (&plan, 0, sizeof plan);
   are_devices = are_elsewhere = false;
-  said[0] = '\0';
+  forget_message ();
   qed_options_init (&options);
   options.path = path;
   options.log.fn = keep_message;

@@ -16,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include "kept-message.h"
 #include "qed.h"
 #include "storage.h"
 
@@ -34,10 +35,10 @@ extern bool are_devices;
 /* As some file systems do: stat says another device than /proc. */
 extern bool are_elsewhere;
 
-/* The file, a name beside it where nothing is, the last message. */
-extern char directory[], path[64], other[64], said[1024];
+/* The file, and a name beside it where nothing is. */
+extern char directory[], path[64], other[64];
 
-/* To open the file with. */
+/* To open the file with; the last message is kept. */
 extern struct qed_options options;
 
 /* An empty file, and none of the lies. */

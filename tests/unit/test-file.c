@@ -27,6 +27,7 @@
 #include <linux/openat2.h>
 
 #include "file.h"
+#include "kept-message.h"
 
 /* ---- Calls that fail ---- */
 
@@ -136,16 +137,7 @@ __wrap_nanosleep (const struct timespec *time, struct timespec *left)
 
 static char directory[] = "/tmp/test-file.XXXXXX";
 static char path[64];
-static char said[512];
 static const struct timespec start = { 100, 900000000 };
-
-static void
-keep_message (void *opaque, enum qed_log_level level, const char *message)
-{
-  (void) opaque;
-  (void) level;
-  snprintf (said, sizeof said, "%s", message);
-}
 
 static const struct qed_log messages = { .fn = keep_message };
 
@@ -156,7 +148,7 @@ set_up (void **state)
   fail_next (NULL, 0, 0, 0);
   now = start;
   sleeps = 0;
-  said[0] = '\0';
+  forget_message ();
   return 0;
 }
 

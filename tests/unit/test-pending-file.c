@@ -27,6 +27,7 @@
 
 #include <cmocka.h>
 
+#include "kept-message.h"
 #include "pending-file.h"
 
 /* ---- Calls that fail ---- */
@@ -146,7 +147,7 @@ __wrap_geteuid (void)
 static char top[64], directory[96];
 static const char *directories[3];
 static struct qed_options options;
-static char said[1024];
+static enum qed_log_level warning = QED_LOG_WARNING;
 static const struct qed_file_id id = { 12, 3456 };
 
 static const char *
@@ -158,14 +159,6 @@ log_path (void)
   return path;
 }
 
-static void
-keep_message (void *opaque, enum qed_log_level level, const char *message)
-{
-  (void) opaque;
-  assert_int_equal (level, QED_LOG_WARNING);
-  snprintf (said, sizeof said, "%s", message);
-}
-
 static int
 set_up (void **state)
 {
@@ -173,13 +166,14 @@ set_up (void **state)
   failing = NULL;
   on_ramfs = of_others = false;
   user = 1000;
-  said[0] = '\0';
+  forget_message ();
   directories[0] = directory;
   directories[1] = NULL;
   qed_options_init (&options);
   options.path = "the.qed";
   options.pending_directories = directories;
   options.log.fn = keep_message;
+  options.log.opaque = &warning;
   return mkdir (directory, 0700);
 }
 

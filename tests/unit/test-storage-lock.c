@@ -33,7 +33,7 @@ test_in_use (void **state)
   options.read_only = true;
   assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
   assert_null (strstr (said, "or open it"));
-  said[0] = '\0';
+  forget_message ();
   options.quiet_lock = true;
   assert_int_equal (storage_file_open (&options, &t), -EAGAIN);
   assert_string_equal (said, "");

@@ -24,6 +24,7 @@
 
 #include "fake-storage.h"
 #include "format.h"
+#include "kept-message.h"
 #include "undo.h"
 
 #define PAGE FAKE_PAGE
@@ -72,21 +73,16 @@ WRAP (ssize_t, -1, pwrite, (int fd, const void *buf, size_t n, off_t offset),
 /* ---- The image ---- */
 
 static char directory[] = "/tmp/test-storage-undo.XXXXXX";
-static char path[64], said[512];
+static char path[64];
 static struct fake_storage *fake;
 static struct storage *s;
 static unsigned char before[LENGTH], now[LENGTH], noise[2 * LENGTH];
 static bool no_data_known;
 
-static void
-keep_message (void *opaque, enum qed_log_level level, const char *message)
-{
-  (void) opaque;
-  assert_int_equal (level, QED_LOG_ERROR);
-  snprintf (said, sizeof said, "%s", message);
-}
-
-static const struct qed_log messages = { .fn = keep_message };
+static enum qed_log_level error_level = QED_LOG_ERROR;
+static const struct qed_log messages = {
+  .fn = keep_message, .opaque = &error_level,
+};
 
 static const struct storage_ops *plain_ops;
 static struct storage_ops ops;
@@ -122,7 +118,7 @@ set_up (void **state)
     fake_poke (fake, noise + i * 7, PAGE, i * PAGE);
   fake_peek (fake, before, LENGTH, 0);
   failing = NULL;
-  said[0] = '\0';
+  forget_message ();
   return 0;
 }
 
@@ -329,7 +325,7 @@ test_undo_file_full (void **state)
 static void
 expect_not_made (int error)
 {
-  said[0] = '\0';
+  forget_message ();
   assert_int_equal (storage_undo_open (&fake->storage, path, &messages, &s),
                     error);
   assert_null (failing);
