@@ -316,6 +316,44 @@ test_crowded (void **state)
   assert_int_equal (check_image (QED_REPAIR_NONE), 0);
 }
 
+/* A table that overlaps and names nothing is nothing to be copied. */
+static void
+test_empty_overlap (void **state)
+{
+  (void) state;
+  make_image (2, 8 << 20, 7);
+  fill (6, 6);
+  poke (l1, 3 * CLUSTER);
+  poke (3 * CLUSTER, 6 * CLUSTER);
+  poke (l1 + 8, 4 * CLUSTER);
+  assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
+  assert_true (result.lost_bytes == 0);
+  assert_true (peek (l1 + 8) == 0);
+  expect_fill (0, 6);
+  assert_int_not_equal (check_image (QED_REPAIR_LEAKS), 2);
+  assert_int_equal (check_image (QED_REPAIR_NONE), 0);
+}
+
+/* All entries of a disk without a byte are beyond its end; those that are
+ * wrong go.
+ */
+static void
+test_no_disk (void **state)
+{
+  (void) state;
+  make_image (1, 0, 6);
+  poke (l1, 2 * CLUSTER);
+  poke (2 * CLUSTER, 12345);
+  poke (2 * CLUSTER + 8, 4 * CLUSTER);
+  poke (l1 + 8, UINT64_C (1) << 40);
+  assert_int_equal (check_image (QED_REPAIR_NONE), 2);
+  assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
+  assert_true (result.lost_bytes == 0);
+  assert_true (peek (2 * CLUSTER) == 0);
+  assert_int_not_equal (check_image (QED_REPAIR_LEAKS), 2);
+  assert_int_equal (check_image (QED_REPAIR_NONE), 0);
+}
+
 /* What is no table is lost in each place where it is linked, and once,
  * however many entries lead into it.
  */
@@ -437,6 +475,8 @@ main (void)
     cmocka_unit_test (test_many_truncated),
     cmocka_unit_test (test_many_overlap),
     cmocka_unit_test (test_crowded),
+    cmocka_unit_test (test_empty_overlap),
+    cmocka_unit_test (test_no_disk),
     cmocka_unit_test (test_no_table_twice),
     cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),

@@ -141,7 +141,9 @@ test_table_held (void **state)
   fail_each (true, true, 4);
 }
 
-/* Searches that would pass what is not there look at all of it, then. */
+/* Searches that would pass what is not there look at all of it, then.  Each
+ * new chunk has them sort anew.
+ */
 static void
 test_searches (void **state)
 {
@@ -154,11 +156,15 @@ test_searches (void **state)
   assert_int_equal (bitmap_set (&bitmap, 9000, &was), 0);
   skip = 0;
   assert_true (bitmap_next_set (&bitmap, 6, 20000) == 9000);
+  assert_true (skip == UINT32_MAX);
+  assert_int_equal (bitmap_set (&bitmap, 100000, &was), 0);
   skip = 0;
   assert_true (bitmap_end (&bitmap, 0, 9000) == 6);
+  assert_true (skip == UINT32_MAX);
+  assert_int_equal (bitmap_set (&bitmap, 200000, &was), 0);
   skip = 0;
   assert_true (bitmap_end (&bitmap, 0, 20000) == 9001);
-  skip = UINT32_MAX;
+  assert_true (skip == UINT32_MAX);
   bitmap_clear (&bitmap, 5);
   assert_true (bitmap_end (&bitmap, 0, 9000) == 0);
   bitmap_destroy (&bitmap);
