@@ -129,11 +129,12 @@ found_l2 (const struct sparse *disk, const struct format_geometry *g,
   add_cluster (g, index);
 }
 
+/* Tables of what lies beyond the disk would take their time for nothing. */
 static void
 found_l1 (const struct sparse *disk, const struct format_geometry *g,
           uint64_t index, uint64_t entry)
 {
-  if (index <= UINT64_MAX >> g->entries_bits &&
+  if (index <= (g->image_size >> g->cluster_bits) >> g->entries_bits &&
       entry % g->cluster_size == 0 && entry < disk->length)
     walk (disk, g, entry, index, found_l2);
 }
