@@ -32,7 +32,7 @@
 
 static struct fake_storage *fake;
 static struct metadata md;
-static _Atomic bool stop;
+static _Atomic bool stop, published;    /* the publishers: end, have ended */
 static _Atomic unsigned wrong_page, went_back, failed, changes, rounds;
 
 static uint64_t
@@ -147,7 +147,7 @@ writer_back (void *arg)
 {
   struct metadata_batch *batch = arg;
 
-  while (!atomic_load (&stop) || metadata_dirty (&md, METADATA_L2) > 0) {
+  while (!atomic_load (&published) || metadata_dirty (&md, METADATA_L2) > 0) {
     write_back_once (batch);
     sched_yield ();
   }
@@ -209,6 +209,7 @@ test_threads (void **state)
   atomic_store (&stop, true);
   for (i = 0; i < 2; i++)
     pthread_join (publishers[i], NULL);
+  atomic_store (&published, true);
   pthread_join (writer, NULL);
   assert_int_equal (wrong_page, 0);
   assert_int_equal (went_back, 0);
