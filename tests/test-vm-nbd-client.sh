@@ -3,8 +3,9 @@
 
 # A Linux guest attaches a served image with nbd-client and keeps a file
 # system on it: with one connection, with two, across a restart of the server,
-# after the server was killed, and with discards, also over a backing file.  What the guest wrote is then
-# verified on the host without it: over NBD, and in the image itself.
+# after the server was killed, and with discards, also over a backing file.
+# What the guest wrote is then verified on the host without it: over NBD, and in
+# the image itself.
 #
 # VM_SERVER=file serves a raw file with nbdkit's file plugin instead, which
 # tells whether a failure is the server's or the test's.  VM_SCENARIOS names
@@ -35,6 +36,7 @@ server=${VM_SERVER:-qed}
 scenarios=${VM_SCENARIOS:-single multi restart killed trim}
 vm_source=$srcdir/vm
 vm_cache=${VM_CACHE:-$abs_top_builddir/tests/vm/cache}
+vm_requests=$tmpdir/requests
 . "$vm_source/functions.sh"
 
 # make_image NAME SIZE CLUSTER-SIZE TABLE-SIZE
@@ -53,7 +55,9 @@ make_image ()
 # Only the loopback is served: the guest's user network ends there.
 serve_image ()
 {
-  start_nbdkit -P "$pidfile" -i 127.0.0.1 -p "$port" "$server" "file=$image"
+  start_nbdkit -P "$pidfile" -i 127.0.0.1 -p "$port" --filter=log \
+               "$server" "file=$image" \
+               "logfile=$vm_requests" logappend=true
 }
 
 # Stop the server as an administrator does, whether clients are attached or
@@ -224,7 +228,7 @@ bytes_trimmed ()
   local count sum=0
 
   for count in $(sed -n 's/^.* Trim .* count=\(0x[0-9a-f]*\) .*$/\1/p' \
-                     "$tmpdir/trim.log"); do
+                     "$vm_requests"); do
     sum=$((sum + count))
   done
   echo $sum
@@ -243,7 +247,7 @@ wait_for_usage ()
     fi
     sleep 0.1
   done
-  grep -E 'Trim|Flush' "$tmpdir/trim.log" | tail -n 40
+  grep -E 'Trim|Flush' "$vm_requests" | tail -n 40
   fail "$1: the image takes $(disk_usage "$image") bytes, more than $2"
 }
 
@@ -302,7 +306,7 @@ scenario_trim ()
   use_disk empty
   start_nbdkit -P "$pidfile" -i 127.0.0.1 -p "$port" --filter=log \
                "$server" "dir=$tmpdir/disks" $parameters \
-               "logfile=$tmpdir/trim.log"
+               "logfile=$vm_requests" logappend=true
   start_guest trim "$port" "$export_name" 150
   follow_guest empty
   follow_guest over
@@ -328,6 +332,6 @@ s = socket.socket ()
 s.bind (("127.0.0.1", 0))
 print (s.getsockname ()[1])')
 for scenario in $scenarios; do
-  rm -f "$tmpdir/sums"
+  rm -f "$tmpdir/sums" "$vm_requests"
   scenario_$scenario
 done

@@ -4,6 +4,13 @@
 # writers at once, one on each, and a flush on one connection must cover what
 # went over the other.
 
+# The driver reads each connection in a work item of its own.  Until the kernel
+# has two threads for such items, a busy one may give both to its single rescue
+# thread, which then never comes to the second connection: requests on that one
+# time out after 30 seconds.  An attach before leaves enough threads.
+attach
+detach
+
 attach -C 2
 [ "$(connections)" -eq 2 ] || fail "$(connections) connections instead of 2"
 mkfs.ext4 -q -F $device
