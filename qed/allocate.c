@@ -9,8 +9,9 @@
  * disk before the data does, and whoever reads meanwhile gets zeros.  A
  * cluster that was used before is made to read as zeros before its entry is
  * published, and the write-back syncs that before it writes the entry (O3).
- * Different clusters never wait for each other; of two requests for the same
- * cluster the second finds it allocated and writes in place.
+ * Different clusters never wait for each other, but for the table that they
+ * share; of two requests for the same cluster the second finds it allocated and
+ * writes in place.
  *
  * Runs in the request's thread.  Lock order: page -> space.  No I/O under
  * either.
@@ -173,7 +174,7 @@ allocate_reserve (struct qed_image *image, struct qed_request *request,
 
 /* ---- L2 tables ---- */
 
-/* Publish a table if its L1 entry is still empty; else give it back. */
+/* Publish a table if its L1 entry is still empty. */
 static int
 link_table (struct qed_image *image, struct page *page, unsigned index,
             const struct space_run *run)
@@ -236,8 +237,7 @@ prepare_table (struct qed_image *image, const struct space_run *run,
  * not on return.
  */
 static int
-new_table (struct qed_image *image, struct qed_request *request,
-           struct page *page, unsigned index)
+make_table (struct qed_image *image, struct page *page, unsigned index)
 {
   uint64_t n = image->geometry.table_bytes >> image->geometry.cluster_bits;
   struct space_run run;
@@ -253,13 +253,47 @@ new_table (struct qed_image *image, struct qed_request *request,
   }
   if (page)
     metadata_unlock_page (&image->metadata, page);
+  return r;
+}
+
+/* Of the requests that need the same table one makes it: what others made for
+ * nothing, and gave back, would be a gap in the file.
+ */
+static _Atomic bool *
+table_claim (struct qed_image *image, uint64_t l1_index)
+{
+  return &image->making_table[l1_index % TABLE_CLAIMS];
+}
+
+/* 'page' as for make_table. */
+static int
+new_table (struct qed_image *image, struct qed_request *request,
+           struct page *page, uint64_t l1_index)
+{
+  int r;
+
+  request_step (request, image->table_made.step);
+  r = make_table (image, page, l1_index % PAGE_ENTRIES);
+  atomic_store (table_claim (image, l1_index), false);
+  wait_wake_all (&image->table_made);
   if (r == -EAGAIN)
-    return grow (image, request, n);
+    return grow (image, request,
+                 image->geometry.table_bytes >> image->geometry.cluster_bits);
   if (r == -ENOSPC)
     return take_held (image, request);
   if (r == -EBUSY || r == -ENOBUFS)
     return request_wait_job (image, &image->want_flush, request);
   return r == 0 ? REQUEST_AGAIN : r;
+}
+
+static int
+wait_for_table (struct qed_image *image, struct qed_request *request,
+                uint64_t l1_index)
+{
+  wait_add (&image->table_made, request);
+  if (atomic_load (table_claim (image, l1_index)))
+    return QED_WAIT;
+  return wait_not_needed (request) == 0 ? REQUEST_AGAIN : QED_WAIT;
 }
 
 /* Make sure that there is an L2 table for 'at'. */
@@ -268,17 +302,18 @@ allocate_table (struct qed_image *image, struct qed_request *request,
                 uint64_t at)
 {
   uint64_t l1_index = image_l1_index (image, at), entry, table;
-  unsigned index = l1_index % PAGE_ENTRIES;
   struct page *page =
     metadata_lock_page (&image->metadata,
                         METADATA_KEY_L1 (l1_index / PAGE_ENTRIES));
 
   if (page == NULL)
     return change_load (image, request, at);
-  entry = page_get (page, index);
-  if (entry == 0)
-    return new_table (image, request, page, index);
+  entry = page_get (page, l1_index % PAGE_ENTRIES);
+  if (entry == 0 && !atomic_exchange (table_claim (image, l1_index), true))
+    return new_table (image, request, page, l1_index);
   metadata_unlock_page (&image->metadata, page);
+  if (entry == 0)
+    return wait_for_table (image, request, l1_index);
   return request_check_l1 (image, l1_index, entry, &table);
 }
 

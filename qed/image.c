@@ -367,6 +367,7 @@ init_synchronization (struct qed_image *image)
   pthread_mutex_init (&image->lock, NULL);
   pthread_mutex_init (&image->cow_lock, NULL);
   wait_queue_init (&image->cow_done, "copy-on-write");
+  wait_queue_init (&image->table_made, "make-table");
   pthread_cond_init (&image->closed_cond, NULL);
   wait_queue_init (&image->scanned, "scan");
   guard_init (&image->guards);
@@ -573,6 +574,7 @@ qed_close (struct qed_image *image)
   space_destroy (&image->space);
   metadata_destroy (&image->metadata);
   wait_queue_destroy (&image->scanned);
+  wait_queue_destroy (&image->table_made);
   wait_queue_destroy (&image->cow_done);
   pthread_mutex_destroy (&image->cow_lock);
   pthread_cond_destroy (&image->closed_cond);

@@ -88,6 +88,13 @@ struct qed_image {
   struct cow *cows;
   struct wait_queue cow_done;   /* who waits for the end of a claim */
 
+  /* Whether a request is making an L2 table, by its number modulo
+   * TABLE_CLAIMS; it does not wait meanwhile.  Taken with the L1 page locked.
+   */
+#define TABLE_CLAIMS 64u
+  _Atomic bool making_table[TABLE_CLAIMS];
+  struct wait_queue table_made; /* who needs one of them */
+
   struct format_header header;
   struct format_geometry geometry;
   bool read_only;

@@ -337,6 +337,7 @@ struct qed_request {
    *   make-clean      NEED_CHECK is to be cleared
    *   change-header   the header is to be written
    *   copy-on-write   another request fills the same cluster
+   *   make-table      an L2 table is made, by this request or another
    *   grow            the file is made longer
    *   reclaim         clusters that were freed are to become usable
    */

@@ -38,6 +38,7 @@ static const struct {
   { "make-clean", "the mark of a change is to be cleared" },
   { "change-header", "the header is to be written" },
   { "copy-on-write", "another request fills the same cluster" },
+  { "make-table", "a table is to be made" },
   { "grow", "the file is to be made longer" },
   { "reclaim", "clusters that were freed are to become usable" },
 };

@@ -176,6 +176,42 @@ test_withdraw_grow (void **state)
   assert_int_equal (close_image (), 0);
 }
 
+/* Of two who wait for a third to make the table that all of them need; who
+ * needs another does not wait.  No second table is made for nothing: the
+ * clusters in use lie side by side.
+ */
+static void
+test_withdraw_table (void **state)
+{
+  struct pending *one, *two;
+  pthread_t thread;
+
+  (void) state;
+  make_image ();
+  fake->length += 20 * CLUSTER;         /* no one's, but not known as zeros */
+  start_image ();
+  assert_int_equal (write_byte (512, 1, QED_FUA), 0);
+  fake_rule_add (fake, FAKE_ZERO, FIRST + CLUSTER, FIRST + 2 * CLUSTER, 0, 1);
+  assert_int_equal (pthread_create (&thread, NULL, write_in_thread, NULL), 0);
+  fake_wait_held (fake, 1);
+  one = start_write (TABLE_SPAN + CLUSTER, 3);
+  two = start_write (TABLE_SPAN + 2 * CLUSTER, 4);
+  assert_int_equal (one->result, QED_WAIT);
+  assert_int_equal (two->result, QED_WAIT);
+  assert_int_equal (write_byte (2 * TABLE_SPAN, 5, 0), 0);
+  pending_withdraw (image, one);
+  fake_let_go (fake);
+  assert_int_equal (pending_finish (image, two), 0);
+  pthread_join (thread, NULL);
+  assert_int_equal (write_in_thread_result, 0);
+  expect_byte (TABLE_SPAN, 1);
+  expect_byte (TABLE_SPAN + CLUSTER, 0);
+  expect_byte (TABLE_SPAN + 2 * CLUSTER, 4);
+  expect_byte (2 * TABLE_SPAN, 5);
+  assert_int_equal (close_image (), 0);
+  assert_int_equal (fake->length, FIRST + 6 * CLUSTER);
+}
+
 /* Again and again, at whatever moment it is. */
 static _Atomic bool stop;
 
@@ -374,6 +410,7 @@ main (void)
     FAKE_IMAGE_TEST (test_withdraw_scan),
     FAKE_IMAGE_TEST (test_withdraw_load),
     FAKE_IMAGE_TEST (test_withdraw_grow),
+    FAKE_IMAGE_TEST (test_withdraw_table),
     FAKE_IMAGE_TEST (test_withdraw_race),
     FAKE_IMAGE_TEST (test_close_never_started),
     FAKE_IMAGE_TEST (test_close_at_once),
