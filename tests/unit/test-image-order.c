@@ -195,13 +195,14 @@ write_in_thread (void *arg)
 }
 
 /* While one zeroes the cluster 'at' for its write at guest offset 0, another
- * writes at 'offset' and is done first.  Both are there afterwards, what one
- * had reserved in vain is free, and nothing of the rubbish is seen.
+ * writes at 'offset', which waits or is done first.  Both are there afterwards,
+ * what one had reserved in vain is free, and nothing of the rubbish is seen.
  */
 static void
-race (uint64_t at, uint64_t offset, uint64_t length)
+race (uint64_t at, uint64_t offset, bool waits, uint64_t length)
 {
   unsigned char rubbish[16 * CLUSTER];
+  struct pending *other;
   uint64_t zero = 0;
   pthread_t thread;
 
@@ -213,8 +214,10 @@ race (uint64_t at, uint64_t offset, uint64_t length)
   assert_int_equal (pthread_create (&thread, NULL, write_in_thread, &zero),
                     0);
   fake_wait_held (fake, 1);
-  assert_int_equal (write_byte (offset, 2, 0), 0);
+  other = start_write (offset, 2);
+  assert_int_equal (other->result, waits ? QED_WAIT : 0);
   fake_let_go (fake);
+  assert_int_equal (pending_finish (image, other), 0);
   pthread_join (thread, NULL);
   assert_int_equal (write_in_thread_result, 0);
   expect_byte (0, 1);
@@ -235,14 +238,14 @@ static void
 test_race_for_table (void **state)
 {
   (void) state;
-  race (TABLE, CLUSTER, AT_END + 4 * CLUSTER);
+  race (TABLE, CLUSTER, true, AT_END + 4 * CLUSTER);
 }
 
 static void
 test_race_for_cluster (void **state)
 {
   (void) state;
-  race (FIRST, 512, AT_END + 3 * CLUSTER);
+  race (FIRST, 512, false, AT_END + 3 * CLUSTER);
 }
 
 /* ---- The header ---- */
