@@ -9,9 +9,9 @@
  * disk before the data does, and whoever reads meanwhile gets zeros.  A
  * cluster that was used before is made to read as zeros before its entry is
  * published, and the write-back syncs that before it writes the entry (O3).
- * Different clusters never wait for each other, but for the table that they
- * share; of two requests for the same cluster the second finds it allocated and
- * writes in place.
+ * Different clusters never wait for each other, but for a table that both need;
+ * of two requests for the same cluster the second finds it allocated and writes
+ * in place.
  *
  * Runs in the request's thread.  Lock order: page -> space.  No I/O under
  * either.
@@ -174,16 +174,6 @@ allocate_reserve (struct qed_image *image, struct qed_request *request,
 
 /* ---- L2 tables ---- */
 
-/* Publish a table if its L1 entry is still empty. */
-static int
-link_table (struct qed_image *image, struct page *page, unsigned index,
-            const struct space_run *run)
-{
-  if (page_get (page, index) != 0)
-    return REQUEST_AGAIN;
-  return publish (image, page, index, run, (unsigned) run->n);
-}
-
 /* A write-back can do nothing about a disk that is full, so the request that
  * needs the table is the one that fails.  'where' is the L1 page.
  */
@@ -234,7 +224,7 @@ prepare_table (struct qed_image *image, const struct space_run *run,
 }
 
 /* Make a table whose clusters read as zeros.  'page' is locked on entry and
- * not on return.
+ * not on return.  No one else links one there: this one is claimed.
  */
 static int
 make_table (struct qed_image *image, struct page *page, unsigned index)
@@ -247,7 +237,7 @@ make_table (struct qed_image *image, struct page *page, unsigned index)
     if (run.used_before || image->storage->ops->reserve)
       r = prepare_table (image, &run, &page);
     if (r == 0)
-      r = link_table (image, page, index, &run);
+      r = publish (image, page, index, &run, (unsigned) n);
     if (allocate_may_reuse (r))
       space_release (&image->space, &run);
   }
@@ -256,8 +246,8 @@ make_table (struct qed_image *image, struct page *page, unsigned index)
   return r;
 }
 
-/* Of the requests that need the same table one makes it: what others made for
- * nothing, and gave back, would be a gap in the file.
+/* Of the requests that need the same table one claims it, and makes it: what
+ * others made for nothing, and gave back, would be a gap in the file.
  */
 static _Atomic bool *
 table_claim (struct qed_image *image, uint64_t l1_index)
@@ -265,7 +255,7 @@ table_claim (struct qed_image *image, uint64_t l1_index)
   return &image->making_table[l1_index % TABLE_CLAIMS];
 }
 
-/* 'page' as for make_table. */
+/* Make the table that was claimed; 'page' as for make_table. */
 static int
 new_table (struct qed_image *image, struct qed_request *request,
            struct page *page, uint64_t l1_index)
