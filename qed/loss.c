@@ -155,9 +155,8 @@ loss_of_missing (const struct look *look, const struct walk_table *table,
   loss_tell (look, guest, bytes, result);
 }
 
-/* The first of the other L1 entries that name a table. */
-static size_t
-first_twin (const struct look *look, uint64_t offset)
+const struct look_twin *
+repair_twins (const struct look *look, uint64_t offset, size_t *n)
 {
   size_t low = 0, high = look->twin_count, middle;
 
@@ -168,54 +167,78 @@ first_twin (const struct look *look, uint64_t offset)
     else
       high = middle;
   }
-  return low;
+  *n = 0;
+  while (low + *n < look->twin_count && look->twins[low + *n].offset == offset)
+    (*n)++;
+  return &look->twins[low];
 }
 
-static bool
-is_twin (const struct look *look, size_t i, uint64_t offset)
+/* What the other places lose in which a table is linked, as 'table' does. */
+static void
+loss_of_twins (const struct look *look, const struct walk_table *table,
+               struct qed_check_result *result)
 {
-  return i < look->twin_count && look->twins[i].offset == offset;
+  struct walk_table twin = *table;
+  const struct look_twin *twins;
+  size_t i, n;
+
+  twins = repair_twins (look, table->offset, &n);
+  for (i = 0; i < n; i++) {
+    twin.l1_index = twins[i].l1_index;
+    loss_of_table (look, &twin, result);
+  }
 }
+
+/* True once: many problems may be about the same table. */
+static bool
+is_new_loss (struct look *look, const struct walk_table *table)
+{
+  if (table->told)
+    return false;
+  if (look_table_at (look, table->offset) == table)
+    look->tables[table - look->tables].told = true;
+  return true;
+}
+
+/* More are not told of one by one, but with all of their table: a few MiB of a
+ * file can describe billions.
+ */
+#define LOSSES_MAX (UINT64_C (1) << 20)
 
 void
-loss_of_entry (const struct look *look, const struct qed_problem *problem,
+loss_of_entry (struct look *look, const struct qed_problem *problem,
                struct qed_check_result *result)
 {
   const struct walk_table *table = look_table_at (look, problem->where);
   uint64_t guest, bytes = look->image->geometry.cluster_size, all;
-  size_t i;
+  const struct look_twin *twins;
+  size_t i, n;
 
   loss_tell (look, problem->guest, problem->guest_bytes, result);
-  if (table == NULL)
+  if (table == NULL || look->losses_told)
     return;
-  for (i = first_twin (look, table->offset);
-       is_twin (look, i, table->offset); i++) {
-    look_table_range (look, look->twins[i].l1_index,
+  twins = repair_twins (look, table->offset, &n);
+  if (n > 0 && table->wrong > LOSSES_MAX / n) {
+    if (is_new_loss (look, table))
+      loss_of_twins (look, table, result);
+    return;
+  }
+  for (i = 0; i < n; i++) {
+    look_table_range (look, twins[i].l1_index,
                       (problem->where - table->offset) / 8, &guest, &all);
     loss_tell (look, guest, all < bytes ? all : bytes, result);
   }
 }
 
-/* A table that is none will be unlinked wherever it is linked.  Many entries
- * may say so; it is told of once.
- */
+/* A table that is none will be unlinked wherever it is linked. */
 static void
 loss_of_no_table (struct look *look, const struct walk_table *table,
                   struct qed_check_result *result)
 {
-  struct walk_table twin = *table;
-  size_t i;
-
-  if (table->told)
+  if (!is_new_loss (look, table))
     return;
-  if (look_table_at (look, table->offset) == table)
-    look->tables[table - look->tables].told = true;
   loss_of_table (look, table, result);
-  for (i = first_twin (look, table->offset);
-       is_twin (look, i, table->offset); i++) {
-    twin.l1_index = look->twins[i].l1_index;
-    loss_of_table (look, &twin, result);
-  }
+  loss_of_twins (look, table, result);
 }
 
 /* By the same rules as the mendings. */

@@ -185,11 +185,10 @@ repair_settle (struct look *look)
 /* ---- 1. Tables that are none ---- */
 
 static int
-unlink_table (struct look *look, const struct qed_problem *problem,
-              struct qed_check_result *result)
+unlink_link (struct look *look, const struct qed_problem *problem,
+             const struct walk_table *table, struct qed_check_result *result)
 {
   const struct format_geometry *g = &look->image->geometry;
-  const struct walk_table *table = repair_wrong_table (look, problem);
   struct qed_problem culprit = {
     .code = QED_PROBLEM_TABLE_OVERLAP,
     .where = g->l1_offset + table->l1_index * 8,
@@ -204,6 +203,24 @@ unlink_table (struct look *look, const struct qed_problem *problem,
                       &culprit.guest_bytes);
     repair_tell (look, &culprit, "unlinked: it is data, not a table");
     loss_of_table (look, table, result);
+  }
+  return r;
+}
+
+/* Wherever it is linked. */
+static int
+unlink_table (struct look *look, const struct qed_problem *problem,
+              struct qed_check_result *result)
+{
+  struct walk_table table = *repair_wrong_table (look, problem);
+  const struct look_twin *twins;
+  size_t i, n;
+  int r = unlink_link (look, problem, &table, result);
+
+  twins = repair_twins (look, table.offset, &n);
+  for (i = 0; i < n && r == 0; i++) {
+    table.l1_index = twins[i].l1_index;
+    r = unlink_link (look, problem, &table, result);
   }
   return r;
 }

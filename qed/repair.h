@@ -102,6 +102,10 @@ bool repair_is_of_table (const struct look *look,
 const struct walk_table *repair_set_apart (const struct look *look,
                                            const struct qed_problem *problem);
 
+/* The other L1 entries that name the table there: n of them, side by side. */
+const struct look_twin *repair_twins (const struct look *look, uint64_t offset,
+                                      size_t *n);
+
 /* One that was not read, as so many L1 entries name its place: a copy for each
  * could be without end, whatever is in it.
  */
@@ -122,7 +126,7 @@ void loss_of_crowded (const struct look *look,
                       struct qed_check_result *result);
 void loss_of_missing (const struct look *look, const struct walk_table *table,
                       struct qed_check_result *result);
-void loss_of_entry (const struct look *look, const struct qed_problem *problem,
+void loss_of_entry (struct look *look, const struct qed_problem *problem,
                     struct qed_check_result *result);
 
 /* Tell what a repair of what the look found would lose. */

@@ -231,10 +231,11 @@ file_next_data (struct storage *s, uint64_t offset, uint64_t *start,
     return r;
   }
   hole = lseek (fd, data, SEEK_HOLE);
-  if (hole < 0)
+  if (hole < 0 && errno != ENXIO)
     return -errno;
+  /* By now it may be a hole, or behind the end of the file. */
   *start = (uint64_t) data;
-  *end = (uint64_t) hole;
+  *end = (uint64_t) (hole > data ? hole : data + 1);
   return 0;
 }
 

@@ -33,8 +33,8 @@ read_data (struct storage *s, struct storage_io *io)
     io->offset = from;
   if (io->count > io->limit - io->offset)
     io->count = (size_t) (io->limit - io->offset);
-  if (io->count > end - io->offset)     /* which is where data begins, or
-                                         * before */
+  /* Nothing read would be taken for a hole up to the limit. */
+  if (end > io->offset && io->count > end - io->offset)
     io->count = (size_t) ((end - io->offset + DATA_ALIGN - 1) &
                           ~(DATA_ALIGN - 1));
   return s->ops->pread (s, io->buf, io->count, io->offset);

@@ -66,8 +66,8 @@ struct storage_ops {
    */
   int (*sync) (struct storage *s);
 
-  /* The first range at or after 'offset' that may hold data: *start..*end;
-   * *start = UINT64_MAX where there is none.
+  /* The first range at or after 'offset' that may hold data: *start..*end,
+   * never empty; *start = UINT64_MAX where there is none.
    */
   int (*next_data) (struct storage *s, uint64_t offset, uint64_t *start,
                     uint64_t *end);

@@ -101,7 +101,9 @@ REAL_AND_WRAP (int, fdatasync, int fd)
 
 REAL_AND_WRAP (off_t, lseek, int fd, off_t offset, int whence)
 {
-  return is_due ("lseek") ? -1 : __real_lseek (fd, offset, whence);
+  if (is_due ("lseek"))
+    return errno != 0 ? -1 : offset;
+  return __real_lseek (fd, offset, whence);
 }
 
 bool are_devices, are_elsewhere;

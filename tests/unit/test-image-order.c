@@ -248,6 +248,48 @@ test_race_for_cluster (void **state)
   race (FIRST, 512, false, AT_END + 3 * CLUSTER);
 }
 
+/* ---- The scan ---- */
+
+static int
+find_vanishing_data (struct storage *s, uint64_t offset, uint64_t *start,
+                     uint64_t *end)
+{
+  (void) s;
+  *start = offset;
+  *end = offset < TABLE ? TABLE : offset;
+  return 0;
+}
+
+/* A page that the file system takes for data, and then for a hole, ends no
+ * table: the clusters that it names are not handed out.
+ */
+static void
+test_vanishing_data (void **state)
+{
+  const struct storage_ops *real = fake->storage.ops;
+  static struct storage_ops ops;
+  unsigned char data[CLUSTER];
+
+  (void) state;
+  memset (data, 7, sizeof data);
+  fake->length = AT_END + 3 * CLUSTER;
+  fake_poke64 (fake, AT_L1, TABLE);
+  fake_poke64 (fake, AT_L1 + 8, FIRST + CLUSTER);       /* behind the data */
+  fake_poke64 (fake, TABLE, FIRST);
+  fake_poke (fake, data, sizeof data, FIRST);
+  ops = *real;
+  ops.next_data = find_vanishing_data;
+  fake->storage.ops = &ops;
+  start_image ();
+  assert_int_equal (write_byte (CLUSTER, 2, 0), 0);
+  assert_int_equal (close_image (), 0);
+  fake->storage.ops = real;
+  start_image ();
+  expect_byte (0, 7);
+  expect_byte (CLUSTER, 2);
+  assert_int_equal (close_image (), 0);
+}
+
 /* ---- The header ---- */
 
 /* Unknown autoclear bits go, durably, before anything else. */
@@ -424,6 +466,7 @@ main (void)
     FAKE_IMAGE_TEST (test_many_tables),
     FAKE_IMAGE_TEST (test_race_for_table),
     FAKE_IMAGE_TEST (test_race_for_cluster),
+    FAKE_IMAGE_TEST (test_vanishing_data),
     FAKE_IMAGE_TEST (test_autoclear),
     FAKE_IMAGE_TEST (test_recover),
     FAKE_IMAGE_TEST (test_recover_debris),

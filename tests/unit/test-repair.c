@@ -358,7 +358,7 @@ test_no_disk (void **state)
  * however many entries lead into it.
  */
 static void
-test_no_table_twice (void **state)
+test_no_table_often (void **state)
 {
   const uint64_t span = 512 * CLUSTER;
   unsigned i;
@@ -368,18 +368,36 @@ test_no_table_twice (void **state)
   fill (4, 4);
   poke (l1, 2 * CLUSTER);
   poke (2 * CLUSTER, 4 * CLUSTER);
-  poke (l1 + 16, 3 * CLUSTER);
-  poke (l1 + 48, 3 * CLUSTER);
+  for (i = 0; i < 40; i++)
+    poke (l1 + 16 + i * 32, 3 * CLUSTER);
   for (i = 0; i < 3; i++)
     poke (3 * CLUSTER + 8 * i, 3 * CLUSTER);
   assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
-  assert_true (result.lost_bytes == 2 * span);
+  assert_true (result.lost_bytes == 40 * span);
   assert_true (peek (l1) == 2 * CLUSTER);
-  assert_true (peek (l1 + 16) == 0);
-  assert_true (peek (l1 + 48) == 0);
+  for (i = 0; i < 40; i++)
+    assert_true (peek (l1 + 16 + i * 32) == 0);
   expect_fill (0, 4);
   assert_int_not_equal (check_image (QED_REPAIR_LEAKS), 2);
   assert_int_equal (check_image (QED_REPAIR_NONE), 0);
+}
+
+/* So many wrong entries, in so many places, are told of by the table. */
+static void
+test_lost_often (void **state)
+{
+  const uint64_t entries = 4 * 512, span = entries * CLUSTER;
+  uint64_t i;
+
+  (void) state;
+  make_image (4, entries * span, 10);
+  for (i = 0; i < entries; i++)
+    poke (l1 + 8 * i, 6 * CLUSTER);
+  for (i = 1; i < entries; i++)
+    poke (6 * CLUSTER + 8 * i, (i + 100) * CLUSTER);
+  assert_int_equal (check_image (QED_REPAIR_NONE), 2);
+  assert_true (result.lost_bytes ==
+               (entries - 1) * CLUSTER + (entries - 1) * span);
 }
 
 static void
@@ -477,7 +495,8 @@ main (void)
     cmocka_unit_test (test_crowded),
     cmocka_unit_test (test_empty_overlap),
     cmocka_unit_test (test_no_disk),
-    cmocka_unit_test (test_no_table_twice),
+    cmocka_unit_test (test_no_table_often),
+    cmocka_unit_test (test_lost_often),
     cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),
     cmocka_unit_test (test_l1_far),

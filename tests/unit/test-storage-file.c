@@ -249,6 +249,12 @@ test_next_data (void **state)
   assert_true (start == UINT64_MAX);
   fail_next ("lseek", EIO, 1, 1);       /* the end of the data */
   assert_int_equal (s->ops->next_data (s, 0, &start, &end), -EIO);
+  fail_next ("lseek", 0, 1, 1);         /* no data any more */
+  assert_int_equal (s->ops->next_data (s, 0, &start, &end), 0);
+  assert_true (start == 1 << 20 && end == (1 << 20) + 1);
+  fail_next ("lseek", ENXIO, 1, 1);     /* cut off */
+  assert_int_equal (s->ops->next_data (s, 0, &start, &end), 0);
+  assert_true (start == 1 << 20 && end == (1 << 20) + 1);
   s->ops->close (s);
 }
 
