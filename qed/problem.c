@@ -52,16 +52,17 @@ static const struct qed_problem_kind kinds[] = {
     "table-truncated", QED_SEVERITY_CORRUPTION,
     "an L2 table reaches beyond the end of the file",
     "The file ends within the table. Repair copies the part that is there to "
-    "a new table and drops the rest; it unlinks the table if more than 16 L1 "
-    "entries name that place.",
+    "a new table and drops the rest; of more than 16 L1 entries that name that "
+    "place it sets those after them to unallocated.",
   },
   [QED_PROBLEM_TABLE_OVERLAP] = {
     "table-overlap", QED_SEVERITY_CORRUPTION,
     "an L2 table overlaps another table",
     "Two tables can't lie in the same clusters: one of the L1 entries is "
     "wrong. Repair copies what is valid of the later table to a new place, so "
-    "that the two come apart, and unlinks it if nothing in it is valid, or if "
-    "more than 16 L1 entries name that place.",
+    "that the two come apart, and unlinks it if nothing in it is valid; of more "
+    "than 16 L1 entries that name that place it sets those after them to "
+    "unallocated.",
   },
   [QED_PROBLEM_TABLE_SHARED] = {
     "table-shared", QED_SEVERITY_CORRUPTION,

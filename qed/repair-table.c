@@ -157,6 +157,14 @@ drop_table (struct look *look, const struct qed_problem *problem,
   return 0;
 }
 
+const char *
+repair_table_would (const struct look *look,
+                    const struct qed_problem *problem)
+{
+  return table_of (look, problem).valid == 0 ? "would be unlinked"
+    : "what is valid would be copied to a table of its own";
+}
+
 int
 repair_table (struct look *look, const struct qed_problem *problem,
               struct qed_check_result *result)

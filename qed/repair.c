@@ -289,13 +289,12 @@ static const struct mending {
                     const struct qed_problem *problem);
   int (*mend) (struct look *look, const struct qed_problem *problem,
                struct qed_check_result *result);
-  const char *would;
+  const char *would;            /* or NULL: repair_table_would */
 } mendings[] = {
   { repair_is_noise,    unlink_table,   "the table would be unlinked" },
   { repair_is_no_table, unlink_table,   "the table would be unlinked" },
   { repair_is_wrong_entry, repair_drop_entry, "would be set to unallocated" },
-  { repair_is_of_table, repair_table,   "what is valid would be copied to a "
-                                        "table of its own" },
+  { repair_is_of_table, repair_table,   NULL },
   { is_shared_cluster,  copy_cluster,   "would be copied to a cluster of its "
                                         "own" },
 };
@@ -408,7 +407,9 @@ tell_what_would_be (const struct look *look)
   for (i = 0; i < look->count; i++)
     for (m = 0; m < MENDINGS; m++)
       if (mendings[m].concerns (look, &look->problems[i])) {
-        repair_tell (look, &look->problems[i], mendings[m].would);
+        repair_tell (look, &look->problems[i], mendings[m].would
+                     ? mendings[m].would
+                     : repair_table_would (look, &look->problems[i]));
         break;
       }
 }

@@ -135,6 +135,9 @@ void repair_tell_losses (struct look *look,
 
 /* ---- repair-table.c ---- */
 
+/* What repair_table will do. */
+const char *repair_table_would (const struct look *look,
+                                const struct qed_problem *problem);
 int repair_table (struct look *look, const struct qed_problem *problem,
                   struct qed_check_result *result);
 
