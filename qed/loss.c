@@ -170,7 +170,7 @@ repair_twins (const struct look *look, uint64_t offset, size_t *n)
   *n = 0;
   while (low + *n < look->twin_count && look->twins[low + *n].offset == offset)
     (*n)++;
-  return &look->twins[low];
+  return *n > 0 ? &look->twins[low] : NULL;
 }
 
 /* What the other places lose in which a table is linked, as 'table' does. */

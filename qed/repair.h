@@ -102,7 +102,9 @@ bool repair_is_of_table (const struct look *look,
 const struct walk_table *repair_set_apart (const struct look *look,
                                            const struct qed_problem *problem);
 
-/* The other L1 entries that name the table there: n of them, side by side. */
+/* The other L1 entries that name the table there: n of them, side by side; NULL
+ * if there is none.
+ */
 const struct look_twin *repair_twins (const struct look *look, uint64_t offset,
                                       size_t *n);
 
