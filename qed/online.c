@@ -439,11 +439,12 @@ repair_online (struct online *online)
   struct qed_image *image = look->image;
   struct qed_check_result first = *online->result;
   bool all = online->options->repair == QED_REPAIR_ALL, known;
+  bool mend = is_refused (image) && (all || is_sound (look));
   int r = 0;
 
   if (is_beyond_us (look))
     return 0;
-  if (is_refused (image) && (all || is_sound (look)))
+  if (mend)
     r = mend_all (online);
   known = look->leaks_known && !look->orphans;
   if (r == 0)
@@ -454,7 +455,7 @@ repair_online (struct online *online)
   check_count_fixed (&first, online->result);
   if (is_sound (look) && known)
     space_complete (&image->space);
-  if (is_sound (look) && is_refused (image)) {
+  if (mend && is_sound (look)) {
     guard_wait (&image->guards);        /* who saw what was wrong has told it */
     image_mended (image);
   }
@@ -495,6 +496,7 @@ qed_check_online (struct qed_image *image,
   if (options->repair != QED_REPAIR_NONE && image->read_only)
     return -EROFS;
   qed_request_sync (image, QED_OP_READY, NULL, 0, 0, 0);
+  qed_wait_scanned (image);     /* both would say what is in use */
   r = space_init (&online.space, &image->geometry, image->storage,
                   atomic_load (&image->space.length_bytes));
   if (r < 0)

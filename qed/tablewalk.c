@@ -113,10 +113,10 @@ digest_chunk (struct walker *walker)
   int r = walk->job->error < 0 || is_cancelled (walk) ? -ECANCELED
     : walk->may_go_on (walk);
 
+  if (r == 0)
+    r = give_hole (walker);     /* an error may lie behind it */
   if (r == 0 && walker->io.error < 0)
     return digest_error (walker);
-  if (r == 0)
-    r = give_hole (walker);
   if (r == 0 && walker->io.count > 0)
     r = give_entries (walker);
   return r;

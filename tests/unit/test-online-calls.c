@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "fake-image.h"
@@ -129,6 +130,41 @@ test_read_only (void **state)
 }
 
 static void *
+run_in_thread (void *r)
+{
+  *(int *) r = run ();
+  return NULL;
+}
+
+/* A check begins when the opening scan has ended. */
+static void
+test_during_scan (void **state)
+{
+  pthread_t thread;
+  unsigned held;
+  int r = 1;
+
+  (void) state;
+  assert_int_equal (open_image (), 0);
+  fake_rule_add (fake, FAKE_READ, TABLE, FIRST, 0, 1);
+  assert_int_equal (qed_start (image), 0);
+  fake_wait_held (fake, 1);
+  check.repair = QED_REPAIR_LEAKS;
+  assert_int_equal (pthread_create (&thread, NULL, run_in_thread, &r), 0);
+  usleep (100000);
+  pthread_mutex_lock (&fake->lock);
+  held = fake->held;
+  pthread_mutex_unlock (&fake->lock);
+  fake_let_go (fake);
+  pthread_join (thread, NULL);
+  assert_int_equal (held, 1);
+  assert_int_equal (r, 0);
+  assert_int_equal (problems, 1);
+  assert_true (qed_writable (image));
+  assert_int_equal (close_image (), 0);
+}
+
+static void *
 run_first (void *r)
 {
   struct qed_check_options first = check;
@@ -209,6 +245,7 @@ main (void)
     TEST (test_nobody_told),
     TEST (test_ended),
     TEST (test_read_only),
+    TEST (test_during_scan),
     TEST (test_two),
     TEST (test_unreadable),
     TEST (test_data),

@@ -209,8 +209,14 @@ begin (struct worker workers[THREADS], unsigned round)
   uint64_t seed = 1;
 
   verify (image);
-  while (image->pending.file.memory == NULL)    /* until an entry changes */
+  /* A repair at open may still be about to make the image clean, which empties
+   * the log and makes it as large as it was; the change begins another.
+   */
+  must (qed_request_sync (image, QED_OP_CLEAN, NULL, 0, 0, 0) == 0);
+  do                            /* until an entry changes */
     change_cluster (image, CLUSTERS - 1, &seed);
+  while (image->pending.file.memory == NULL ||
+         pending_count (&image->pending) == 0);
   atomic_store (&image->pending.records, RECORDS);
   return start_workers (image, workers, round);
 }
