@@ -38,6 +38,8 @@ publish (struct qed_image *image, struct page *page,
 
   if (disk_value (page, amendment->index) != amendment->old)
     return -ESTALE;
+  if (amendment->new == amendment->old)
+    return 0;
   if (amendment->new > FORMAT_ENTRY_ZERO)
     atomic_store (&image->sync_data_first, true);
   r = pending_publish (image, page, amendment->index, amendment->new, 0, 1, 0);

@@ -467,6 +467,7 @@ image_below_new (const struct qed_image *image)
 
 /* A change of one entry, for repairs: the request's op is QED_OP_AMEND, its
  * buffer this, its count 1, its offset 0.  -ESTALE: it wasn't 'old' any more.
+ * With 'old' as 'new' nothing is changed, but NEED_CHECK is set.
  */
 struct amendment {
   uint64_t key;                 /* of the page in the cache */

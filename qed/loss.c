@@ -23,6 +23,15 @@ repair_is_wrong_entry (const struct look *look,
     (code >= QED_PROBLEM_L2_PAST_END && code <= QED_PROBLEM_ENTRY_INTO_TABLE);
 }
 
+/* Of a table with more that may be right than what can't be only a part was
+ * overwritten.
+ */
+static bool
+is_noise (const struct walk_table *table)
+{
+  return table->noise && table->wrong > table->valid;
+}
+
 /* Of two tables that overlap, the one that holds noise, if the other does
  * not.
  */
@@ -32,9 +41,9 @@ wrong_of_two (const struct look *look, const struct qed_problem *problem)
   const struct walk_table *first = look_table_at (look, problem->value);
   const struct walk_table *second = repair_set_apart (look, problem);
 
-  if (first == NULL || second == NULL || first->noise == second->noise)
+  if (first == NULL || second == NULL || is_noise (first) == is_noise (second))
     return NULL;
-  return first->noise ? first : second;
+  return is_noise (first) ? first : second;
 }
 
 /* A cluster of data is a table too: of the two, the table is the wrong one if
@@ -51,7 +60,7 @@ repair_wrong_table (const struct look *look,
   if (problem->code != QED_PROBLEM_ENTRY_INTO_TABLE)
     return NULL;
   table = look_table_at (look, problem->value);
-  return table && (table->noise || table->valid == 0) ? table : NULL;
+  return table && (is_noise (table) || table->valid == 0) ? table : NULL;
 }
 
 bool
@@ -59,7 +68,7 @@ repair_is_noise (const struct look *look, const struct qed_problem *problem)
 {
   const struct walk_table *table = repair_wrong_table (look, problem);
 
-  return table && table->noise;
+  return table && is_noise (table);
 }
 
 /* When those are gone that hold noise: what seemed to be wrong with the others
@@ -263,14 +272,17 @@ tell_loss (struct look *look, const struct qed_problem *problem,
 }
 
 /* The first look sees in which places an entry is wrong; a repair that drops
- * it in one has dropped it in all.  Problems for which there was no room are
- * told of when they are mended.
+ * it in one has dropped it in all.  If there was no room for all problems, each
+ * loss is told when it comes about.
  */
 void
 repair_tell_losses (struct look *look, struct qed_check_result *result)
 {
+  const struct qed_check_options *options = look->options;
   size_t i;
 
+  if (look->more && options->repair == QED_REPAIR_ALL && !options->dry_run)
+    return;
   for (i = 0; i < look->count; i++)
     tell_loss (look, &look->problems[i], result);
   for (i = 0; i < look->suspect_count; i++)

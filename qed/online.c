@@ -305,6 +305,7 @@ free_leak (struct look *look, const struct qed_problem *problem)
   struct space_run run = { .n = 1 };
   uint64_t length = atomic_load (&image->space.length_bytes);
   uint64_t i, end = space_end (&image->space);
+  bool given = false;
 
   if (problem->where >> bits >= online->space.end)
     atomic_store (&image->cut_wanted, true);
@@ -319,10 +320,12 @@ free_leak (struct look *look, const struct qed_problem *problem)
     if (s->ops->punch (s, run.first << bits, UINT64_C (1) << bits) == 0)
       look->counts[QED_PROBLEM_LEAK]--;
     space_release (&image->space, &run);
+    given = true;
   }
   space_lower_end (&image->space, end);
-  repair_tell (look, problem, "given back: it is used for what is written "
-               "next");
+  repair_tell (look, problem, given
+               ? "given back: it is used for what is written next"
+               : "is gone: it was cut off or used meanwhile");
 }
 
 /* The tables as they are when no client changes them any more.  What is lost is

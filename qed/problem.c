@@ -33,7 +33,8 @@ static const struct qed_problem_kind kinds[] = {
     "an L1 entry is not a multiple of the cluster size",
     "No table can lie there: the entry was overwritten. Repair sets it to "
     "unallocated; the tables and clusters that nothing refers to any more stay "
-    "in the file until leaks are repaired.",
+    "in the file until leaks are repaired. On a block device those behind the "
+    "last cluster in use do not: nothing tells them from empty space.",
   },
   [QED_PROBLEM_L1_RESERVED_BITS] = {
     "l1-entry-reserved-bits", QED_SEVERITY_CORRUPTION,

@@ -135,34 +135,32 @@ why_unlinked (const struct look *look, const struct qed_problem *problem,
     : "unlinked: it names nothing";
 }
 
-/* Unlink a table in which nothing is valid; nothing that it names is lost if
- * it is empty.
- */
-static int
-drop_table (struct look *look, const struct qed_problem *problem,
-            const struct walk_table *table, struct qed_check_result *result)
+bool
+repair_is_bare_table (const struct look *look,
+                      const struct qed_problem *problem)
 {
+  return repair_is_of_table (look, problem) &&
+    table_of (look, problem).valid == 0;
+}
+
+int
+repair_drop_table (struct look *look, const struct qed_problem *problem,
+                   struct qed_check_result *result)
+{
+  const struct walk_table table = table_of (look, problem);
   struct amendment a = amend_problem (look->image, problem, 0);
   int r = repair_amend (look->image, &a);
 
   if (r < 0)
     return r;
-  repair_tell (look, problem, why_unlinked (look, problem, table));
+  repair_tell (look, problem, why_unlinked (look, problem, &table));
   if (repair_is_crowded (look, problem)) {
     loss_of_crowded (look, problem, result);
     return 0;
   }
-  loss_of_table (look, table, result);
-  loss_of_missing (look, table, result);
+  loss_of_table (look, &table, result);
+  loss_of_missing (look, &table, result);
   return 0;
-}
-
-const char *
-repair_table_would (const struct look *look,
-                    const struct qed_problem *problem)
-{
-  return table_of (look, problem).valid == 0 ? "would be unlinked"
-    : "what is valid would be copied to a table of its own";
 }
 
 int
@@ -173,12 +171,11 @@ repair_table (struct look *look, const struct qed_problem *problem,
   const struct walk_table table = table_of (look, problem);
   struct filter filter = { look, result, &table };
   struct space_run run;
-  struct amendment a;
-  int r;
+  struct amendment a = amend_problem (look->image, problem, problem->value);
+  int r = repair_amend (look->image, &a);       /* NEED_CHECK, before it grows */
 
-  if (table.valid == 0)
-    return drop_table (look, problem, &table, result);
-  r = repair_reserve_copy (look, true, &run);
+  if (r == 0)
+    r = repair_reserve_copy (look, true, &run);
   if (r == 0)
     r = copy_table (&filter, run.first << g->cluster_bits);
   if (r < 0)

@@ -196,8 +196,11 @@ unlink_link (struct look *look, const struct qed_problem *problem,
     .other = problem->guest,
   };
   struct amendment a = amend_problem (look->image, &culprit, 0);
-  int r = repair_amend (look->image, &a);
+  int r;
 
+  if (table->valid > 0 && !look->orphans)       /* it may name what is lost */
+    look_keep_tail (look);
+  r = repair_amend (look->image, &a);
   if (r == 0) {
     look_table_range (look, table->l1_index, 0, &culprit.guest,
                       &culprit.guest_bytes);
@@ -281,34 +284,74 @@ is_shared_cluster (const struct look *look, const struct qed_problem *problem)
   return problem->code == QED_PROBLEM_CLUSTER_SHARED;
 }
 
+/* An entry beyond the end, of a table that waits to be copied. */
+static bool
+is_past_end (const struct look *look, const struct qed_problem *suspect)
+{
+  (void) look;
+  return suspect->code == QED_PROBLEM_L2_PAST_END;
+}
+
+/* It would name something as soon as the file grows. */
+static int
+drop_suspect (struct look *look, const struct qed_problem *suspect,
+              struct qed_check_result *result)
+{
+  struct amendment a = amend_problem (look->image, suspect, 0);
+  int r = repair_amend (look->image, &a);
+
+  if (r == 0)
+    loss_tell (look, suspect->guest, suspect->guest_bytes, result);
+  return r;
+}
+
 /* ---- Rounds ---- */
 
-/* In the order of what depends on what. */
+/* In the order of what depends on what.  What makes the file grow comes when
+ * no entry beyond its end is left: an interrupted repair would have made it
+ * valid.
+ */
 static const struct mending {
   bool (*concerns) (const struct look *look,
                     const struct qed_problem *problem);
   int (*mend) (struct look *look, const struct qed_problem *problem,
                struct qed_check_result *result);
-  const char *would;            /* or NULL: repair_table_would */
+  const char *would;            /* of a dry run */
+  bool of_suspects;             /* they are not told of */
 } mendings[] = {
-  { repair_is_noise,    unlink_table,   "the table would be unlinked" },
-  { repair_is_no_table, unlink_table,   "the table would be unlinked" },
-  { repair_is_wrong_entry, repair_drop_entry, "would be set to unallocated" },
-  { repair_is_of_table, repair_table,   NULL },
+  { repair_is_noise,    unlink_table,   "the table would be unlinked", false },
+  { repair_is_no_table, unlink_table,   "the table would be unlinked", false },
+  { repair_is_wrong_entry, repair_drop_entry, "would be set to unallocated",
+                                                                       false },
+  { repair_is_bare_table, repair_drop_table, "would be unlinked",      false },
+  { is_past_end,        drop_suspect,   NULL,                          true },
+  { repair_is_of_table, repair_table,   "what is valid would be copied to a "
+                                        "table of its own",            false },
   { is_shared_cluster,  copy_cluster,   "would be copied to a cluster of its "
-                                        "own" },
+                                        "own",                         false },
 };
 #define MENDINGS (sizeof mendings / sizeof mendings[0])
+
+/* What it goes through. */
+static const struct qed_problem *
+list_of (const struct look *look, const struct mending *mending, size_t *n)
+{
+  *n = mending->of_suspects ? look->suspect_count : look->count;
+  return mending->of_suspects ? look->suspects : look->problems;
+}
 
 static const struct mending *
 choose_mending (const struct look *look)
 {
-  size_t m, i;
+  const struct qed_problem *list;
+  size_t m, i, n;
 
-  for (m = 0; m < MENDINGS; m++)
-    for (i = 0; i < look->count; i++)
-      if (mendings[m].concerns (look, &look->problems[i]))
+  for (m = 0; m < MENDINGS; m++) {
+    list = list_of (look, &mendings[m], &n);
+    for (i = 0; i < n; i++)
+      if (mendings[m].concerns (look, &list[i]))
         return &mendings[m];
+  }
   return NULL;
 }
 
@@ -351,19 +394,21 @@ static int
 mend_all (struct look *look, const struct mending *mending,
           struct qed_check_result *result)
 {
-  size_t i;
+  const struct qed_problem *list;
+  size_t i, n;
   int r = 0;
 
   open_gaps (look);
   freeze (look, mending);
-  for (i = 0; i < look->count && r == 0; i++) {
-    if (!mending->concerns (look, &look->problems[i]))
+  list = list_of (look, mending, &n);
+  for (i = 0; i < n && r == 0; i++) {
+    if (!mending->concerns (look, &list[i]))
       continue;
-    r = mending->mend (look, &look->problems[i], result);
+    r = mending->mend (look, &list[i], result);
     if (r == -ESTALE)           /* mended along with another */
       r = 0;
     if (r == 0)
-      r = qed_progress_tell (&look->options->progress, i, look->count);
+      r = qed_progress_tell (&look->options->progress, i, n);
   }
   return r == 0 ? repair_settle (look) : r;
 }
@@ -406,10 +451,9 @@ tell_what_would_be (const struct look *look)
 
   for (i = 0; i < look->count; i++)
     for (m = 0; m < MENDINGS; m++)
-      if (mendings[m].concerns (look, &look->problems[i])) {
-        repair_tell (look, &look->problems[i], mendings[m].would
-                     ? mendings[m].would
-                     : repair_table_would (look, &look->problems[i]));
+      if (!mendings[m].of_suspects &&
+          mendings[m].concerns (look, &look->problems[i])) {
+        repair_tell (look, &look->problems[i], mendings[m].would);
         break;
       }
 }
@@ -496,14 +540,13 @@ finish (struct look *look)
 static int
 repair (struct look *look, struct qed_check_result *result)
 {
-  bool leaks_known = look->leaks_known;
   int r = 0;
 
-  if (!leaks_known)
+  if (!look->leaks_known)
     look_keep_tail (look);
   if (look->options->repair == QED_REPAIR_ALL)
     r = repair_mend (look, result);
-  if (r == 0 && leaks_known)
+  if (r == 0 && !look->orphans)
     r = mend_leaks (look);
   if (r == 0)
     r = finish (look);

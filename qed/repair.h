@@ -137,9 +137,15 @@ void repair_tell_losses (struct look *look,
 
 /* ---- repair-table.c ---- */
 
-/* What repair_table will do. */
-const char *repair_table_would (const struct look *look,
-                                const struct qed_problem *problem);
+/* Unlink a table in which nothing is valid; nothing that it names is lost if
+ * it is empty.
+ */
+bool repair_is_bare_table (const struct look *look,
+                           const struct qed_problem *problem);
+int repair_drop_table (struct look *look, const struct qed_problem *problem,
+                       struct qed_check_result *result);
+
+/* Copy what is valid of a table to clusters of its own. */
 int repair_table (struct look *look, const struct qed_problem *problem,
                   struct qed_check_result *result);
 

@@ -246,13 +246,15 @@ sort_doubtful (struct survey_tables *tables)
   tables->count = kept;
 }
 
-/* What of the tables that L1 can't have named is within the file. */
+/* The tables that L1 can't have named, also where they reach beyond the file:
+ * what a copy makes the file grow by is no one's yet.
+ */
 static int
 enter_doubtful (struct survey *survey)
 {
   const struct format_geometry *g = &survey->image->geometry;
-  uint64_t length = space_reach (&survey->image->space), end;
   uint64_t base = g->header_bytes >> g->cluster_bits;
+  uint64_t n = g->table_bytes >> g->cluster_bits;
   struct space *space = survey->space;
   const struct walk_table *table;
   uint64_t first;
@@ -264,12 +266,9 @@ enter_doubtful (struct survey *survey)
   pthread_mutex_lock (&space->lock);
   for (i = 0; i < survey->doubtful.count && r == 0; i++) {
     table = &survey->doubtful.list[i];
-    end = length - table->offset < g->table_bytes
-      ? length : table->offset + g->table_bytes;
     first = table->offset >> g->cluster_bits;
-    end = (end + g->cluster_size - 1) >> g->cluster_bits;
-    if (first >= base && end > first)
-      r = space_enter (space, first, end - first, false, &shared);
+    if (first >= base)
+      r = space_enter (space, first, n, false, &shared);
   }
   pthread_mutex_unlock (&space->lock);
   return r;

@@ -184,6 +184,52 @@ plant_leak (struct disk *disk)
   return true;
 }
 
+/* What a cut table is to read as: its first entry as another cluster, all else
+ * of it is unallocated.
+ */
+static void
+expect_cut_table (uint64_t to, const struct walk_entry *first)
+{
+  uint64_t i;
+
+  if (first)
+    damaging->expect (to * per_table (), first->cluster);
+  for (i = 1; i < per_table (); i += per_table () / 64 + 1)
+    damaging->expect (to * per_table () + i, to * per_table () + i);
+}
+
+/* At the end of the file, which ends within it: it names a cluster that another
+ * one has, and one that the file will have when it has grown.  Nothing else
+ * that makes the file longer may come after that.
+ */
+static bool
+plant_cut_table (struct disk *disk)
+{
+  const struct walk *walk = damaging->walk;
+  uint64_t at = (disk_length (disk) + walk->cluster_size - 1) &
+    -walk->cluster_size;
+  uint64_t to = draw_table (disk, false), other = draw_table (disk, false);
+  const struct walk_entry *entry = draw_data ();
+
+  if (to == UINT64_MAX || !disk_can_grow (disk))
+    return false;
+  disk_poke_length (disk, at + SECTOR *
+                    (1 + random_below (damaging->random, walk->table_bytes /
+                                       SECTOR - 1)));
+  if (entry)
+    poke64 (disk, at, entry->offset);
+  poke64 (disk, at + 8, ((disk_length (disk) + walk->cluster_size - 1) &
+                         -walk->cluster_size) +
+          walk->cluster_size * random_below (damaging->random, 24));
+  poke64 (disk, walk->l1_offset + to * 8, at);
+  expect_cut_table (to, entry);
+  if (other != to && random_one_in (damaging->random, 2)) {
+    poke64 (disk, walk->l1_offset + other * 8, at);
+    expect_cut_table (other, entry);
+  }
+  return true;
+}
+
 static const struct {
   const char *name;
   bool (*plant) (struct disk *disk);
@@ -211,4 +257,9 @@ damage_plant (struct disk *disk, const struct damaging *how, char *names,
     if (damages[i].plant (disk))
       snprintf (names + used, size - used, " %s", damages[i].name);
   }
+  used = strlen (names);
+  if (random_one_in (how->random, 3) &&
+      reduce_has (REDUCE_REQUEST, 0, 0, DAMAGES_MAX) &&
+      plant_cut_table (disk))
+    snprintf (names + used, size - used, " cut-table");
 }

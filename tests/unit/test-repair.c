@@ -400,6 +400,58 @@ test_lost_often (void **state)
                (entries - 1) * CLUSTER + (entries - 1) * span);
 }
 
+/* Of a table that was overwritten in part, the rest is worth more than an entry
+ * that names a cluster of it.
+ */
+static void
+test_noise_in_table (void **state)
+{
+  uint64_t i;
+
+  (void) state;
+  make_image (4, 64 << 20, 2000);
+  poke (l1, 5 * CLUSTER);
+  for (i = 0; i < 600; i++)
+    poke (5 * CLUSTER + 8 * i, (20 + i) * CLUSTER);
+  poke (7 * CLUSTER, 8 * CLUSTER);
+  for (i = 0; i < 40; i++)
+    poke (8 * CLUSTER + 8 * i, 12345 + 16 * i);
+  fill (20, 20);
+  assert_int_equal (check_image (QED_REPAIR_ALL), 0);
+  assert_true (result.lost_bytes == 41 * CLUSTER);
+  assert_true (peek (l1) != 0);
+  expect_fill (0, 20);
+}
+
+/* What is unlinked though it names something: that stays until someone asks for
+ * the repair of leaks.
+ */
+static void
+test_noise_names (void **state)
+{
+  uint64_t was, i;
+
+  (void) state;
+  make_image (1, 16 << 20, 7);
+  fill (4, 4);
+  fill (6, 6);
+  poke (l1, 2 * CLUSTER);
+  poke (l1 + 8, 3 * CLUSTER);
+  poke (2 * CLUSTER, 3 * CLUSTER);
+  poke (2 * CLUSTER + 8, 4 * CLUSTER);
+  for (i = 1; i < 60; i++)
+    poke (3 * CLUSTER + 8 * i, 12345 + 16 * i);
+  poke (3 * CLUSTER, 6 * CLUSTER);
+  was = peek (6 * CLUSTER);
+  assert_int_equal (check_image (QED_REPAIR_ALL), 3);
+  assert_true (peek (l1 + 8) == 0);
+  assert_true (peek (6 * CLUSTER) == was);
+  expect_fill (1, 4);
+  assert_int_equal (check_image (QED_REPAIR_LEAKS), 0);
+  assert_int_equal (check_image (QED_REPAIR_NONE), 0);
+  expect_fill (1, 4);
+}
+
 static void
 test_names (void **state)
 {
@@ -497,6 +549,8 @@ main (void)
     cmocka_unit_test (test_no_disk),
     cmocka_unit_test (test_no_table_often),
     cmocka_unit_test (test_lost_often),
+    cmocka_unit_test (test_noise_in_table),
+    cmocka_unit_test (test_noise_names),
     cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),
     cmocka_unit_test (test_l1_far),
