@@ -452,6 +452,27 @@ test_noise_names (void **state)
   expect_fill (1, 4);
 }
 
+/* What there is no room to list at once is counted once, too. */
+static void
+test_lost_once (void **state)
+{
+  enum { TABLE = 16, ENTRIES = TABLE * 512, TABLES = 36 };
+  unsigned char buf[TABLE * CLUSTER];
+  uint64_t first = 1 + TABLE, t, i;
+
+  (void) state;
+  make_image (TABLE, UINT64_C (4) << 30, first + TABLES * TABLE + 1);
+  for (i = 0; i < ENTRIES; i++)
+    format_put64 (buf + i * 8, (first + TABLES * TABLE) * CLUSTER + 512);
+  for (t = 0; t < TABLES; t++) {
+    poke (l1 + 8 * t, (first + t * TABLE) * CLUSTER);
+    poke_bytes ((first + t * TABLE) * CLUSTER, buf, sizeof buf);
+  }
+  assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
+  assert_true (result.corruptions_fixed == TABLES * ENTRIES);
+  assert_true (result.lost_bytes == TABLES * ENTRIES * CLUSTER);
+}
+
 static void
 test_names (void **state)
 {
@@ -551,6 +572,7 @@ main (void)
     cmocka_unit_test (test_lost_often),
     cmocka_unit_test (test_noise_in_table),
     cmocka_unit_test (test_noise_names),
+    cmocka_unit_test (test_lost_once),
     cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),
     cmocka_unit_test (test_l1_far),
