@@ -210,6 +210,35 @@ test_unreadable (void **state)
   assert_int_equal (close_image (), 0);
 }
 
+/* What memory has of a table whose beginning is a hole of the file counts, even
+ * if what lies behind the hole can't be read.
+ */
+static void
+test_unreadable_behind_hole (void **state)
+{
+  const struct format_header header = {
+    .cluster_size = CLUSTER, .table_size = 4, .header_size = 1,
+    .l1_table_offset = CLUSTER, .image_size = 4096 * CLUSTER,
+  };
+  const uint64_t table = 5 * CLUSTER, behind = table + 2 * PAGE_BYTES;
+
+  (void) state;
+  qed_check_options_init (&check);
+  fake_format (fake, &header);
+  fake->sparse = true;
+  fake->length = 10 * CLUSTER;
+  fake_poke64 (fake, CLUSTER, table);
+  fake_poke64 (fake, behind, 9 * CLUSTER);
+  start_image ();
+  assert_int_equal (write_byte (0, 1, 0), 0);
+  fake_rule_add (fake, FAKE_READ, behind, behind + 1, -EIO, FAKE_ALWAYS);
+  assert_int_equal (run (), 0);
+  assert_int_equal (result.errors, 1);
+  assert_int_equal (result.allocated_clusters, 1);
+  fake_drop_rules (fake);
+  assert_int_equal (close_image (), 0);
+}
+
 /* Data that can't be read is told, and no reason to repair tables. */
 static void
 test_data (void **state)
@@ -248,6 +277,7 @@ main (void)
     TEST (test_during_scan),
     TEST (test_two),
     TEST (test_unreadable),
+    FAKE_IMAGE_TEST (test_unreadable_behind_hole),
     TEST (test_data),
   };
 
