@@ -438,15 +438,16 @@ if need_check dirty.qed; then fail "it is not clean"; fi
 # What another program has is refused to each who asks, and isn't when it has
 # let go.
 mkfifo input2
-qemu-io -f qed images/good.qed <input2 >/dev/null 2>&1 &
+qemu-io -f qed images/good.qed <input2 >other.out 2>&1 &
 other=$!
 exec 6>input2
 cleanup_fn eval 'exec 6>&-'
-for i in {1..200}; do
-  if ! free good.qed; then break; fi
+echo 'read 0 64k' >&6
+for i in {1..400}; do
+  if grep -q 'read 65536/65536' other.out; then break; fi
   sleep 0.05
 done
-if free good.qed; then fail "qemu-io does not lock"; fi
+if free good.qed; then cat other.out; fail "qemu-io does not lock"; fi
 lines=$(wc -l <log)
 clients=()
 for i in 1 2 3; do
