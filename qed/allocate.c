@@ -128,12 +128,24 @@ wait_for_space (struct qed_image *image, struct qed_request *request)
   return r == 0 ? REQUEST_AGAIN : r;
 }
 
+int
+allocate_wait_reclaim (struct qed_image *image, struct qed_request *request)
+{
+  int r = space_wait_reclaim (&image->space, request);
+
+  if (r == -EAGAIN)
+    return request_wait_job (image, &image->want_flush, request);
+  return r == 0 ? REQUEST_AGAIN : r;
+}
+
 /* There is no room at all, but for what a check holds back: it has to do
- * without.
+ * without; or for what a slow reader does.
  */
 static int
 take_held (struct qed_image *image, struct qed_request *request)
 {
+  if (space_has_stalled (&image->space))
+    return allocate_wait_reclaim (image, request);
   return space_break_hold (&image->space)
     ? request_wait_job (image, &image->want_flush, request) : -ENOSPC;
 }
@@ -271,7 +283,9 @@ new_table (struct qed_image *image, struct qed_request *request,
                  image->geometry.table_bytes >> image->geometry.cluster_bits);
   if (r == -ENOSPC)
     return take_held (image, request);
-  if (r == -EBUSY || r == -ENOBUFS)
+  if (r == -EBUSY)
+    return allocate_wait_reclaim (image, request);
+  if (r == -ENOBUFS)
     return request_wait_job (image, &image->want_flush, request);
   return r == 0 ? REQUEST_AGAIN : r;
 }

@@ -88,7 +88,9 @@ amend_some (struct qed_image *image, struct qed_request *request)
     return r;
   r = amend_try (image, request);
   change_end (image);
-  if (r == -EBUSY || r == -ENOBUFS)
+  if (r == -EBUSY)
+    return allocate_wait_reclaim (image, request);
+  if (r == -ENOBUFS)
     return request_wait_job (image, &image->want_flush, request);
   if (r == 0)
     request->done = request->count;

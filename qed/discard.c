@@ -126,7 +126,7 @@ clear_in_gate (struct qed_image *image, struct qed_request *request,
   if (r == 0)
     r = space_promise (&image->space, n);
   if (r == -EBUSY)
-    return request_wait_job (image, &image->want_flush, request);
+    return allocate_wait_reclaim (image, request);
   if (r != 0)
     return r;
   yield_point ("publish");

@@ -17,7 +17,11 @@
 #include "yield.h"
 
 /* A dirty page is written back at the latest after this (O2). */
+#ifdef QED_SIM
+#define WRITE_BACK_SECONDS sim_write_back_seconds
+#else
 #define WRITE_BACK_SECONDS 5.
+#endif
 
 /* ---- Requests that wait for a job ---- */
 

@@ -97,8 +97,8 @@ flush_destroy (struct qed_image *image)
 
 /* ---- The steps ---- */
 
-static int switch_log (struct job *job);
 static int note_freed (struct job *job);
+static int switch_log (struct job *job);
 static int copy_l1_pages (struct job *job);
 static int copy_l2_pages (struct job *job);
 static int sync_data (struct job *job);
@@ -110,8 +110,8 @@ static int next_l1_round (struct job *job);
 static int sync_all (struct job *job);
 
 static const struct job_step flush_steps[] = {
-  { "switch-log",       switch_log },      /* O10: what it makes needless */
   { "note-freed",       note_freed },      /* O5: what this flush covers */
+  { "switch-log",       switch_log },      /* O10: what it makes needless */
   { "copy-l1",          copy_l1_pages },
   { "copy-l2",          copy_l2_pages },
   { "sync-data",        sync_data },       /* O3: used-before clusters */
@@ -123,6 +123,18 @@ static const struct job_step flush_steps[] = {
   { "sync",             sync_all },        /* O6 */
   { NULL, NULL }
 };
+
+/* What had named them is dirty, or gone, before the dirty pages are counted. */
+static int
+note_freed (struct job *job)
+{
+  struct qed_image *image = image_of (job);
+
+  if (!image->wb->freed_noted)
+    space_flush_begins (&image->space);
+  image->wb->freed_noted = true;
+  return JOB_NEXT;
+}
 
 /* What had been logged is dirty before it is counted: pending.c. */
 static int
@@ -136,17 +148,6 @@ switch_log (struct job *job)
   pending_switch (&image->pending);
   wb->log_switched = true;
   wb->l1_left = metadata_dirty (&image->metadata, METADATA_L1);
-  return JOB_NEXT;
-}
-
-static int
-note_freed (struct job *job)
-{
-  struct qed_image *image = image_of (job);
-
-  if (!image->wb->freed_noted)
-    space_flush_begins (&image->space);
-  image->wb->freed_noted = true;
   return JOB_NEXT;
 }
 

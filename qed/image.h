@@ -379,6 +379,13 @@ int allocate_table (struct qed_image *image, struct qed_request *request,
                     uint64_t at);
 int allocate_reserve (struct qed_image *image, struct qed_request *request,
                       uint64_t want, struct space_run *run);
+
+/* Too much is freed and not yet free: wait, for a write-back first if need
+ * be.
+ */
+int allocate_wait_reclaim (struct qed_image *image,
+                           struct qed_request *request);
+
 /* Whether clusters that were not published are free again, after what is no
  * success: those that the storage failed to write are not.
  */

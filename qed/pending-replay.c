@@ -294,6 +294,8 @@ is_possible (const struct replay *replay, const struct pending_record *record)
   const uint64_t index = record->where & ~PENDING_L1;
   const uint64_t clusters = (g->image_size + g->cluster_size - 1)
     >> g->cluster_bits;
+  const uint64_t limit = (clusters + PAGE_ENTRIES - 1) / PAGE_ENTRIES *
+    PAGE_ENTRIES;               /* a repair drops what lies behind the disk */
   enum format_entry class;
   uint64_t i;
 
@@ -303,7 +305,7 @@ is_possible (const struct replay *replay, const struct pending_record *record)
                                                  replay->length) ==
        FORMAT_ALLOCATED);
   if (record->count == 0 || record->count > PAGE_ENTRIES ||
-      index >= clusters || record->count > clusters - index ||
+      index >= limit ||
       index % PAGE_ENTRIES + record->count > PAGE_ENTRIES)
     return false;
   for (i = 0; i < record->count; i++) {

@@ -21,6 +21,7 @@
 #define BATCH 4096u             /* clusters taken at a time */
 #define PUNCHES 4u              /* under way at a time */
 #define GUARD_POLL_SECONDS .001
+#define STALL_SECONDS 1.        /* of waiting for guards */
 
 struct reclaim {
   struct job job;
@@ -29,6 +30,8 @@ struct reclaim {
                                  * in file order */
   size_t n, next;               /* next: not yet punched */
   uint64_t mark;                /* guards older than this must go */
+  double since;                 /* when that wait began */
+  bool stalled;                 /* it is long */
   struct loop_timer poll;
   struct storage_io punches[PUNCHES];
   struct job *waiting;          /* another job that waits for the end */
@@ -76,6 +79,16 @@ take_gone (struct job *job)
 
 /* ---- Older guards ---- */
 
+/* A reader may be stuck, as on a backing file that doesn't answer. */
+static void
+note_stall (struct reclaim *reclaim, bool stalled)
+{
+  if (reclaim->stalled == stalled)
+    return;
+  reclaim->stalled = stalled;
+  space_stall (&reclaim->image->space, stalled);
+}
+
 static void
 poll_guards (struct loop_timer *timer)
 {
@@ -83,10 +96,14 @@ poll_guards (struct loop_timer *timer)
     ((char *) timer - offsetof (struct reclaim, poll));
   struct qed_image *image = reclaim->image;
 
-  if (guard_passed (&image->guards, reclaim->mark))
+  if (guard_passed (&image->guards, reclaim->mark)) {
+    note_stall (reclaim, false);
     job_io_end (&reclaim->job, 0);
-  else
-    loop_timer_start (image->loop, timer, GUARD_POLL_SECONDS);
+    return;
+  }
+  if (loop_now () - reclaim->since >= STALL_SECONDS)
+    note_stall (reclaim, true);
+  loop_timer_start (image->loop, timer, GUARD_POLL_SECONDS);
 }
 
 static int
@@ -95,6 +112,7 @@ wait_guards (struct job *job)
   struct reclaim *reclaim = reclaim_of (job);
 
   reclaim->mark = guard_mark (&reclaim->image->guards);
+  reclaim->since = loop_now ();
   job_io_begin (job);
   poll_guards (&reclaim->poll);
   return JOB_WAIT;

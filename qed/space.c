@@ -174,6 +174,14 @@ is_held (const struct space *space)
   return space->held && !space->broken;
 }
 
+/* Whether freed clusters will be free soon, after a write-back at most. */
+static bool
+are_coming (const struct space *space)
+{
+  return space->freed_n > 0 && !is_held (space) &&
+    !(space->stalled && space->can_grow);
+}
+
 /* Find a free run below 'end'.  With the lock held. */
 static bool
 find_free (struct space *space, uint64_t want, struct space_run *run)
@@ -243,7 +251,7 @@ space_reserve (struct space *space, uint64_t want, struct space_run *run)
 
   pthread_mutex_lock (&space->lock);
   if (!find_free (space, want, run))
-    r = space->reuse && space->freed_n > 0 && !is_held (space) ? -EBUSY
+    r = space->reuse && are_coming (space) ? -EBUSY
       : take_end (space, want, false, run);
   if (r == 0)
     r = hand_out (space, false, run);
@@ -434,20 +442,59 @@ space_reclaim (struct space *space, size_t n)
   wait_wake_all (&space->reclaimed);
 }
 
+/* With the lock held. */
+static int
+wait_gone (struct space *space, struct qed_request *request)
+{
+  if (space->gone == 0)
+    return -EAGAIN;
+  wait_add (&space->reclaimed, request);
+  return QED_WAIT;
+}
+
 int
 space_wait (struct space *space, struct qed_request *request)
 {
   int r = 0;
 
   pthread_mutex_lock (&space->lock);
-  if (space->freed_n > 0 && !is_held (space) &&
-      space->base + space->used.count == space->end) {
-    r = space->gone > 0 ? QED_WAIT : -EAGAIN;
-    if (r == QED_WAIT)
-      wait_add (&space->reclaimed, request);
-  }
+  if (are_coming (space) && space->base + space->used.count == space->end)
+    r = wait_gone (space, request);
   pthread_mutex_unlock (&space->lock);
   return r;
+}
+
+int
+space_wait_reclaim (struct space *space, struct qed_request *request)
+{
+  int r = 0;
+
+  pthread_mutex_lock (&space->lock);
+  if (space->freed_n > 0 && !is_held (space))
+    r = wait_gone (space, request);
+  pthread_mutex_unlock (&space->lock);
+  return r;
+}
+
+bool
+space_has_stalled (struct space *space)
+{
+  bool has;
+
+  pthread_mutex_lock (&space->lock);
+  has = space->stalled && space->reuse && space->gone > 0 && !is_held (space);
+  pthread_mutex_unlock (&space->lock);
+  return has;
+}
+
+void
+space_stall (struct space *space, bool stalled)
+{
+  pthread_mutex_lock (&space->lock);
+  space->stalled = stalled;
+  pthread_mutex_unlock (&space->lock);
+  if (stalled)
+    wait_wake_all (&space->reclaimed);
 }
 
 /* ---- The length of the file ---- */

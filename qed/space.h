@@ -60,6 +60,8 @@ struct space {
   uint64_t *freed;
   size_t freed_n, gone, flushing, freed_capacity;
   size_t promised;              /* more that 'freed' has room for */
+  bool stalled;                 /* a reader keeps what is gone from being
+                                 * free: the file grows rather than wait */
   bool held;                    /* for a check: what is freed is not reused */
   bool broken;                  /* but is, since nothing else was left */
   struct bitmap recent;         /* while held: handed out since */
@@ -172,10 +174,22 @@ bool space_any_gone (struct space *space);
  */
 void space_reclaim (struct space *space, size_t n);
 
-/* Wait until some are free.  Returns 0 (try again: none are on their way),
- * QED_WAIT (queued), or -EAGAIN if a write-back has to come first.
+/* Wait until some are free.  Returns 0 (try again: none are on their way, or
+ * they are stalled), QED_WAIT (queued), or -EAGAIN if a write-back has to come
+ * first.
  */
 int space_wait (struct space *space, struct qed_request *request);
+
+/* The same for who needs just these: until fewer are freed, free ones or not,
+ * stalled or not.
+ */
+int space_wait_reclaim (struct space *space, struct qed_request *request);
+
+/* The file can't grow: whether there are stalled ones to wait for, instead. */
+bool space_has_stalled (struct space *space);
+
+/* What is gone has waited for a reader for long; or does no longer. */
+void space_stall (struct space *space, bool stalled);
 
 /* Whether a cluster belongs to an L2 table. */
 bool space_is_table (struct space *space, uint64_t cluster);

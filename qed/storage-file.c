@@ -34,6 +34,7 @@ struct storage_file {
 /* A path that leads to another file each time its lock was taken. */
 #define REPLACED_MAX 20u
 
+#define BLOCK UINT64_C (4096)   /* whatever a device punches divides it */
 #define ZEROS_SIZE 65536u
 static const unsigned char zeros[ZEROS_SIZE];
 
@@ -131,6 +132,8 @@ change_space (struct storage_file *file, int mode, uint64_t offset,
   while (r < 0 && errno == EINTR);
   if (r == 0)
     return 0;
+  if (errno == EINVAL && file->storage.fixed)   /* a part of its block */
+    return -EOPNOTSUPP;
   if (errno != EOPNOTSUPP && errno != ENOSYS && errno != ENODEV &&
       errno != EINVAL)
     return -errno;
@@ -159,13 +162,11 @@ file_reserve (struct storage *s, uint64_t offset, uint64_t count)
 }
 
 static int
-file_zero (struct storage *s, uint64_t offset, uint64_t count)
+write_zeros (struct storage *s, uint64_t offset, uint64_t count)
 {
   size_t n;
-  int r = file_punch (s, offset, count);
+  int r;
 
-  if (r != -EOPNOTSUPP)
-    return r;
   while (count > 0) {
     n = count < ZEROS_SIZE ? (size_t) count : ZEROS_SIZE;
     r = file_pwrite (s, zeros, n, offset);
@@ -175,6 +176,28 @@ file_zero (struct storage *s, uint64_t offset, uint64_t count)
     count -= n;
   }
   return 0;
+}
+
+/* A device punches whole blocks: what lies before and behind them is written.
+ */
+static int
+file_zero (struct storage *s, uint64_t offset, uint64_t count)
+{
+  uint64_t end = offset + count, first = (offset + BLOCK - 1) & -BLOCK;
+  uint64_t last = end & -BLOCK;
+  int r = file_punch (s, offset, count);
+
+  if (r != -EOPNOTSUPP)
+    return r;
+  if (file_of (s)->no_punch || first >= last ||
+      (first == offset && last == end))
+    return write_zeros (s, offset, count);
+  r = write_zeros (s, offset, first - offset);
+  if (r == 0)
+    r = file_punch (s, first, last - first);
+  if (r == -EOPNOTSUPP)
+    r = write_zeros (s, first, last - first);
+  return r == 0 ? write_zeros (s, last, end - last) : r;
 }
 
 static void

@@ -20,6 +20,7 @@
 #ifdef QED_SIM
 void sim_yield (const char *where);
 bool sim_skips (const char *job, const char *step);
+extern double sim_write_back_seconds;   /* short: it meets everything */
 #define yield_point(where) sim_yield (where)
 #else
 #define yield_point(where) ((void) 0)

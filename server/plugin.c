@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -116,11 +117,31 @@ plugin_dump (void)
   printf ("qed_control_export=%s\n", MAILBOX_NAME);
 }
 
+/* A limit on file sizes (ulimit -f) is ENOSPC to a client, no reason to die.
+ * Not SIG_IGN, which what nbdkit runs would inherit.
+ */
+static void
+note_file_limit (int signal)
+{
+  (void) signal;
+}
+
+static void
+survive_file_limit (void)
+{
+  const struct sigaction action = {
+    .sa_handler = note_file_limit, .sa_flags = SA_RESTART,
+  };
+
+  sigaction (SIGXFSZ, &action, NULL);
+}
+
 static int
 plugin_get_ready (void)
 {
   struct qed_options *options = &plugin_config.options;
 
+  survive_file_limit ();
   options->read_only = plugin_readonly ();
   if (options->pending_directories == NULL)
     options->pending_directories = pending_directories ();

@@ -557,6 +557,8 @@ life_run (uint64_t seed, int geometry, int backing, bool reshape)
   life.seed = seed;
   life.often = reshape;
   life.random.state = random_mix (seed);
+  if (random_mix (seed) % 4 == 0)
+    sim_hurry ();
   life.geometry = (unsigned) random_below (&life.random, GEOMETRIES);
   if (geometry >= 0)
     life.geometry = (unsigned) geometry;

@@ -426,6 +426,8 @@ repair_life_run (uint64_t seed, int geometry)
   sim_describe = describe;
   life.seed = seed;
   life.random.state = random_mix (seed) ^ 1;
+  if (random_mix (seed) % 2)
+    sim_hurry ();
   life.geometry = (unsigned) random_below (&life.random, GEOMETRIES - 1);
   if (geometry >= 0)
     life.geometry = (unsigned) geometry;

@@ -76,6 +76,7 @@ bool sim_tracing;
 void (*sim_describe) (void);
 void (*sim_at) (const char *job, const char *step);
 const char *sim_left_out;
+double sim_write_back_seconds = 5;
 
 /* ---- Saying what happens ---- */
 
@@ -309,6 +310,13 @@ sim_reset (void)
   assert (sched.self == NULL);
   sched.ticks = 0;
   sched.now = 0;
+  sim_write_back_seconds = 5;
+}
+
+void
+sim_hurry (void)
+{
+  sim_write_back_seconds = .001;
 }
 
 void

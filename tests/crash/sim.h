@@ -94,4 +94,10 @@ extern const char *sim_left_out;
 
 bool sim_skips (const char *job, const char *step);
 
+/* How soon what is dirty is written back; sim_reset makes it as in real life,
+ * sim_hurry such that a write-back meets all that goes on.
+ */
+extern double sim_write_back_seconds;
+void sim_hurry (void);
+
 #endif /* CRASH_SIM_H */

@@ -138,6 +138,14 @@ test_withdraw_load (void **state)
   assert_int_equal (close_image (), 0);
 }
 
+static void *
+read_second (void *arg)
+{
+  (void) arg;
+  read_in_thread_result = read_result (CLUSTER);
+  return NULL;
+}
+
 static int write_in_thread_result;
 
 static void *
@@ -252,6 +260,69 @@ test_withdraw_race (void **state)
     pthread_join (threads[i], &failed);
     assert_null (failed);
   }
+  assert_int_equal (close_image (), 0);
+}
+
+/* ---- A reader that is stuck ---- */
+
+/* With clusters 0 to 2 of the disk, one reads cluster 1 and does not get on;
+ * what is freed meanwhile can't be used.
+ */
+static void
+free_behind_reader (pthread_t *reader)
+{
+  make_image ();
+  fake->length += 2 * CLUSTER;
+  fake_poke64 (fake, TABLE + 8, FIRST + CLUSTER);
+  fake_poke64 (fake, TABLE + 16, FIRST + 2 * CLUSTER);
+  start_image ();
+  fake_rule_add (fake, FAKE_READ, FIRST + CLUSTER, FIRST + 2 * CLUSTER, 0, 1);
+  assert_int_equal (pthread_create (reader, NULL, read_second, NULL), 0);
+  fake_wait_held (fake, 1);
+  assert_int_equal (sync_request (image, QED_OP_TRIM, NULL, CLUSTER, 0, 0),
+                    0);
+  assert_int_equal (sync_request (image, QED_OP_TRIM, NULL, CLUSTER,
+                                  2 * CLUSTER, 0), 0);
+  assert_int_equal (flush_image (), 0);
+}
+
+/* The file can grow. */
+static void
+test_stuck_grows (void **state)
+{
+  pthread_t reader;
+
+  (void) state;
+  free_behind_reader (&reader);
+  alarm (60);
+  assert_int_equal (write_byte (3 * CLUSTER, 3, 0), 0);
+  assert_int_equal (write_byte (4 * CLUSTER, 4, 0), 0);
+  alarm (0);
+  assert_true (fake->length > FIRST + 3 * CLUSTER);
+  fake_let_go (fake);
+  pthread_join (reader, NULL);
+  assert_int_equal (close_image (), 0);
+}
+
+/* It can't: who needs room waits, and writes nothing back meanwhile. */
+static void
+test_stuck_waits (void **state)
+{
+  pthread_t reader, writer;
+
+  (void) state;
+  fake->storage.can_grow = false;
+  free_behind_reader (&reader);
+  assert_int_equal (pthread_create (&writer, NULL, write_in_thread, NULL), 0);
+  usleep (1300000);
+  fake_forget (fake);
+  usleep (300000);
+  assert_int_equal (fake_calls (fake, FAKE_SYNC), 0);
+  fake_let_go (fake);
+  pthread_join (writer, NULL);
+  assert_int_equal (write_in_thread_result, 0);
+  pthread_join (reader, NULL);
+  expect_byte (TABLE_SPAN, 1);
   assert_int_equal (close_image (), 0);
 }
 
@@ -412,6 +483,8 @@ main (void)
     FAKE_IMAGE_TEST (test_withdraw_grow),
     FAKE_IMAGE_TEST (test_withdraw_table),
     FAKE_IMAGE_TEST (test_withdraw_race),
+    FAKE_IMAGE_TEST (test_stuck_grows),
+    FAKE_IMAGE_TEST (test_stuck_waits),
     FAKE_IMAGE_TEST (test_close_never_started),
     FAKE_IMAGE_TEST (test_close_at_once),
     FAKE_IMAGE_TEST (test_close_walking_l1),

@@ -5,6 +5,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -321,6 +322,31 @@ test_hostile (void **state)
   }
 }
 
+/* An entry behind the end of the disk, in the page that describes its end, is
+ * none of these: a repair drops such.
+ */
+static void
+test_behind_disk (void **state)
+{
+  const uint64_t size = SIZE - 100 * CLUSTER;
+  unsigned char field[8];
+  int fd;
+
+  (void) state;
+  die_after (write_three);
+  fd = open (path, O_WRONLY);
+  format_put64 (field, size);
+  assert_int_equal (pwrite (fd, field, sizeof field, FORMAT_AT_IMAGE_SIZE),
+                    sizeof field);
+  close (fd);
+  read_log ();
+  pending_log.head.image_size = size;
+  resum ();
+  put_record (0, 5, CLUSTERS - 50, 0, 1);
+  write_log (PENDING_BYTES);
+  expect_three (0x33, 0x44, 0x55);
+}
+
 static int
 run (void)
 {
@@ -330,6 +356,7 @@ run (void)
     KILLED_TEST (test_unreadable),
     KILLED_TEST (test_sync_fails),
     KILLED_TEST (test_hostile),
+    KILLED_TEST (test_behind_disk),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

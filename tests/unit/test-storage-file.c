@@ -158,6 +158,35 @@ test_holes (void **state)
   s->ops->close (s);
 }
 
+/* A part of a device's block can't be a hole; its other blocks can. */
+static void
+test_device_block (void **state)
+{
+  struct storage *s = open_file ();
+  unsigned char buf[2 * SIZE], zeros[2 * SIZE] = { 0 };
+
+  (void) state;
+  s->fixed = true;
+  assert_int_equal (s->ops->pwrite (s, noise, SIZE, 0), 0);
+  assert_int_equal (s->ops->pwrite (s, noise, SIZE, SIZE), 0);
+  fail_next ("fallocate", EINVAL, 0, 1);
+  assert_int_equal (s->ops->punch (s, 100, 200), -EOPNOTSUPP);
+  expect_noise (s, 0);
+  fail_next ("fallocate", EINVAL, 0, 1);        /* not of the middle */
+  assert_int_equal (s->ops->zero (s, 100, 2 * SIZE - 150), 0);
+  fail_next ("fallocate", EINVAL, 0, 2);        /* nor of that */
+  assert_int_equal (s->ops->zero (s, 100, 2 * SIZE - 150), 0);
+  assert_int_equal (plan.times, 0);
+  assert_int_equal (s->ops->pread (s, buf, 2 * SIZE, 0), 0);
+  assert_memory_equal (buf, noise, 100);
+  assert_memory_equal (buf + 100, zeros, 2 * SIZE - 150);
+  assert_memory_equal (buf + 2 * SIZE - 50, noise + SIZE - 50, 50);
+  fail_next ("fallocate", EIO, 1, 1);
+  assert_int_equal (s->ops->zero (s, 0, SIZE), 0);
+  assert_int_equal (s->ops->punch (s, 0, SIZE), -EIO);
+  s->ops->close (s);
+}
+
 static void
 test_reserve (void **state)
 {
@@ -420,6 +449,7 @@ main (void)
     FILE_TEST (test_vectors),
     FILE_TEST (test_no_holes),
     FILE_TEST (test_holes),
+    FILE_TEST (test_device_block),
     FILE_TEST (test_reserve),
     FILE_TEST (test_length),
     FILE_TEST (test_sync),
