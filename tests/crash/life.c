@@ -557,7 +557,7 @@ life_run (uint64_t seed, int geometry, int backing, bool reshape)
   life.seed = seed;
   life.often = reshape;
   life.random.state = random_mix (seed);
-  if (random_mix (seed) % 4 == 0)
+  if (random_mix (seed) % 16 == 0)
     sim_hurry ();
   life.geometry = (unsigned) random_below (&life.random, GEOMETRIES);
   if (geometry >= 0)
