@@ -15,25 +15,40 @@
 
 /* ---- What each step is made of ---- */
 
-int
-repair_open (const struct qed_options *options,
-             const struct qed_check_options *check, struct qed_image **image)
+/* What a killed server had acknowledged is written while the image is opened,
+ * and belongs to what the repair finds: saving begins behind that.
+ */
+static int
+open_with_undo (const struct qed_options *options, const char *path,
+                struct qed_image **image)
 {
   struct storage *storage, *undo;
-  int r;
+  int r = storage_open (options, &storage);
 
-  if (check->undo == NULL || check->dry_run ||
-      check->repair == QED_REPAIR_NONE)
-    return qed_open (options, image);
-  r = storage_open (options, &storage);
   if (r < 0)
     return r;
-  r = storage_undo_open (storage, check->undo, &options->log, &undo);
+  r = storage_undo_open (storage, &options->log, &undo);
   if (r < 0) {
     storage->ops->close (storage);
     return r;
   }
-  return image_open_storage (options, undo, image);
+  r = image_open_storage (options, undo, image);
+  if (r < 0)
+    return r;
+  r = storage_undo_begin (undo, path);
+  if (r < 0)
+    qed_close (*image);
+  return r;
+}
+
+int
+repair_open (const struct qed_options *options,
+             const struct qed_check_options *check, struct qed_image **image)
+{
+  if (check->undo == NULL || check->dry_run ||
+      check->repair == QED_REPAIR_NONE)
+    return qed_open (options, image);
+  return open_with_undo (options, check->undo, image);
 }
 
 void

@@ -22,8 +22,8 @@
 #include "check.h"
 #include "look.h"
 
-/* Open the image for a check; for a repair with an undo file, that comes
- * between.
+/* Open the image for a check; for a repair with an undo file, what is changed
+ * from here on is saved there.
  */
 int repair_open (const struct qed_options *options,
                  const struct qed_check_options *check,

@@ -15,8 +15,10 @@
 struct storage_undo {
   struct storage storage;
   struct storage *below;
+  struct qed_log log;
+  const char *path;             /* of the undo file */
   pthread_mutex_t lock;         /* protects the two that follow */
-  struct undo_file file;
+  struct undo_file file;        /* fd -1 until saving begins */
   unsigned char *buf;           /* UNDO_PIECE_BYTES */
 };
 
@@ -38,7 +40,7 @@ append (struct storage_undo *undo, uint64_t offset, uint64_t count)
 }
 
 /* What the range holds, holes too: they may be written to.  What lies behind
- * the old end has no old value.
+ * the old end, which is 0 until saving begins, has no old value.
  */
 static int
 save (struct storage_undo *undo, uint64_t offset, uint64_t count)
@@ -216,7 +218,8 @@ undo_close (struct storage *s)
   struct storage_undo *undo = undo_of (s);
 
   undo->below->ops->close (undo->below);
-  undo_file_finish (&undo->file);       /* else it counts as interrupted */
+  if (undo->file.fd != -1)
+    undo_file_finish (&undo->file);     /* else it counts as interrupted */
   undo_file_close (&undo->file);
   pthread_mutex_destroy (&undo->lock);
   free (undo->buf);
@@ -259,32 +262,39 @@ static const struct storage_ops undo_socket_ops = {
 /* ---- Making one ---- */
 
 int
-storage_undo_open (struct storage *below, const char *path,
-                   const struct qed_log *log, struct storage **storage)
+storage_undo_open (struct storage *below, const struct qed_log *log,
+                   struct storage **storage)
 {
   struct storage_undo *undo = calloc (1, sizeof *undo);
-  int r = -ENOMEM;
 
   if (undo)
     undo->buf = malloc (UNDO_PIECE_BYTES);
-  if (undo && undo->buf)
-    r = undo_file_create (&undo->file, path, below, 0);
-  if (r < 0)
-    goto fail;
+  if (undo == NULL || undo->buf == NULL) {
+    log_error (log, "no memory to save what the repair overwrites");
+    free (undo);
+    return -ENOMEM;
+  }
   pthread_mutex_init (&undo->lock, NULL);
+  undo->file.fd = -1;
+  undo->log = *log;
   undo->below = below;
   undo->storage = *below;
   undo->storage.ops = below->ops->submit ? &undo_socket_ops : &undo_ops;
   undo->storage.below = below;
   *storage = &undo->storage;
   return 0;
+}
 
- fail:
-  log_error (log, "%s: cannot make the undo file: %s%s", path, strerror (-r),
-             r == -EEXIST ? ": give another name, it may be needed still"
-             : "");
-  if (undo)
-    free (undo->buf);
-  free (undo);
+int
+storage_undo_begin (struct storage *storage, const char *path)
+{
+  struct storage_undo *undo = undo_of (storage);
+  int r = undo_file_create (&undo->file, path, undo->below, 0);
+
+  if (r < 0)
+    log_error (&undo->log, "%s: cannot make the undo file: %s%s", path,
+               strerror (-r), r == -EEXIST ? ": give another name, it may be "
+               "needed still" : "");
+  undo->path = path;
   return r;
 }

@@ -167,6 +167,7 @@ undo_file_create (struct undo_file *undo, const char *path,
 {
   int r = image->ops->length (image, &undo->length);
 
+  undo->fd = -1;
   if (r < 0)
     return r;
   undo->fd = open (path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);

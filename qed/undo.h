@@ -69,11 +69,13 @@ int undo_sum_l1 (struct storage *image,
 uint64_t undo_check_sum (uint64_t offset, uint64_t count,
                          const unsigned char *data);
 
-/* A storage before another, which becomes its own: every change of it is
- * saved in a new file first.  Fails, and leaves 'below' alone, if the file
- * exists.
+/* A storage before another, which becomes its own, or is left alone on
+ * failure.  From 'begin' on, which is called once, every change is saved in a
+ * new file first; -EEXIST.  The path is the caller's until the storage is
+ * closed.
  */
-int storage_undo_open (struct storage *below, const char *path,
-                       const struct qed_log *log, struct storage **storage);
+int storage_undo_open (struct storage *below, const struct qed_log *log,
+                       struct storage **storage);
+int storage_undo_begin (struct storage *storage, const char *path);
 
 #endif /* QED_UNDO_H */

@@ -9,7 +9,8 @@ import sys
 
 from imageview import View
 from recipetrial import (Trial, demand, each_recipe, finish, judge_content,
-                         judge_header, judge_report, judge_text, lost_of)
+                         judge_header, judge_report, judge_text, lost_of,
+                         put_autoclear)
 
 
 def check_closed(trial):
@@ -130,6 +131,7 @@ def judge_after(trial):
 def judge_undo(trial):
     for step in ("leaks", "all"):
         demand("undo %s: exit" % step, trial.status("undo " + step), 0)
+        put_autoclear(trial.before, trial.path(step + ".undone"))
         demand("as it was", trial.unchanged(step + ".undone"), True)
 
 

@@ -19,7 +19,7 @@ import nbd
 from imageview import View, copy, digest
 from recipe import BACKING, BACKING_BYTES, NEED_CHECK, make, words
 from recipetrial import (TOLD, Trial, demand, each_recipe, finish,
-                         judge_content, judge_header)
+                         judge_content, judge_header, put_autoclear)
 from recipeserver import Client, DiskServer, judge_reads, judge_refusal
 
 NEW = b"\xd1"
@@ -110,11 +110,7 @@ def write_where_lost(trial, server):
 # ---- When it is not served any more ----
 
 def judge_untouched(trial, server):
-    """But unknown autoclear bits go when it is opened for writing."""
-    if trial.before.autoclear and View(trial.served).autoclear == 0:
-        with open(trial.served, "r+b") as f:
-            f.seek(32)
-            f.write(trial.before.header[32:40])
+    put_autoclear(trial.before, trial.served)
     demand("not a byte changed", digest(trial.served), trial.same)
     demand("an undo file", os.path.exists(trial.served + ".undo"), False)
 

@@ -13,7 +13,7 @@ import sys
 from imageview import View, copy, digest
 from recipe import NEED_CHECK
 from recipetrial import (Trial, demand, each_recipe, finish, judge_content,
-                         judge_header, judge_report, lost_of)
+                         judge_header, judge_report, lost_of, put_autoclear)
 from recipeserver import (DiskServer, FileServer, QemuServer, found_served,
                           judge_same, status_of)
 
@@ -99,6 +99,7 @@ def undo_raw(trial, server):
         undo(trial, server, "undo2")
         os.truncate(path, trial.before.length)
     undo(trial, server, "undo")
+    put_autoclear(trial.before, path)
     demand("undone: as it was", digest(path), trial.same)
     os.unlink(path)
 

@@ -284,6 +284,16 @@ def judge_header(before, after):
     demand("image size", after.size, before.size)
 
 
+def put_autoclear(before, path):
+    """Bits of that kind go when an image is opened for writing, whatever
+    becomes of it then.
+    """
+    if before.autoclear and View(path).autoclear == 0:
+        with open(path, "r+b") as f:
+            f.seek(32)
+            f.write(before.header[32:40])
+
+
 def judge_content(before, after, lost, longer=False):
     """Nothing else changes for the guest.  If the file was made longer, an
     entry that it had ended within may be whole again.

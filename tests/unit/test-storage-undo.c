@@ -131,11 +131,27 @@ tear_down (void **state)
   return 0;
 }
 
+static int
+try_undo (void)
+{
+  int r = storage_undo_open (&fake->storage, &messages, &s);
+
+  if (r < 0)
+    return r;
+  fake->closed = false;
+  r = storage_undo_begin (s, path);
+  if (r < 0) {
+    assert_false (fake->closed);
+    s->ops->close (s);
+    fake->closed = false;
+  }
+  return r;
+}
+
 static void
 open_undo (void)
 {
-  assert_int_equal (storage_undo_open (&fake->storage, path, &messages, &s),
-                    0);
+  assert_int_equal (try_undo (), 0);
   fake_forget (fake);
 }
 
@@ -263,6 +279,31 @@ test_others (void **state)
   expect_undone (0);
 }
 
+/* What is changed while the image is opened is not the repair's. */
+static void
+test_before (void **state)
+{
+  (void) state;
+  assert_int_equal (storage_undo_open (&fake->storage, &messages, &s), 0);
+  assert_int_equal (s->ops->pwrite (s, noise, PAGE, 4 * PAGE), 0);
+  assert_int_equal (s->ops->punch (s, 6 * PAGE, PAGE), 0);
+  fake_peek (fake, before, LENGTH, 0);
+  assert_int_equal (storage_undo_begin (s, path), 0);
+  assert_int_equal (s->ops->pwrite (s, noise + 1, PAGE, 4 * PAGE), 0);
+  expect_undone (1);
+}
+
+/* Nor is there a file where none was wanted in the end. */
+static void
+test_not_begun (void **state)
+{
+  (void) state;
+  assert_int_equal (storage_undo_open (&fake->storage, &messages, &s), 0);
+  s->ops->close (s);
+  assert_true (fake->closed);
+  assert_int_equal (access (path, F_OK), -1);
+}
+
 /* ---- What can't be saved is not changed ---- */
 
 static void
@@ -323,14 +364,12 @@ test_undo_file_full (void **state)
 
 /* The image stays open, and no file is left. */
 static void
-expect_not_made (int error)
+expect_not_made (int error, const char *about)
 {
   forget_message ();
-  assert_int_equal (storage_undo_open (&fake->storage, path, &messages, &s),
-                    error);
+  assert_int_equal (try_undo (), error);
   assert_null (failing);
-  assert_non_null (strstr (said, path));
-  assert_false (fake->closed);
+  assert_non_null (strstr (said, about));
   assert_int_equal (access (path, F_OK), -1);
 }
 
@@ -341,29 +380,29 @@ test_not_made (void **state)
 
   (void) state;
   fail_after ("calloc", 0);
-  expect_not_made (-ENOMEM);
-  for (i = 0; i < 2; i++) {     /* its buffer, and that of the sum */
-    fail_after ("malloc", i);
-    expect_not_made (-ENOMEM);
-  }
+  expect_not_made (-ENOMEM, "no memory");
+  fail_after ("malloc", 0);
+  expect_not_made (-ENOMEM, "no memory");
+  fail_after ("malloc", 1);     /* the buffer of the sum */
+  expect_not_made (-ENOMEM, path);
   for (i = 0; i < 2; i++) {     /* the file, and its name */
     fail_after ("fsync", i);
-    expect_not_made (-ENOSPC);
+    expect_not_made (-ENOSPC, path);
   }
   fail_after ("pwrite", 0);
-  expect_not_made (-ENOSPC);
+  expect_not_made (-ENOSPC, path);
   for (i = 0; i < 3; i++) {     /* who it is, where L1 lies, and L1 */
     fake_poke64 (fake, PAGE, 2 * PAGE);
     fake_rule_add_full (fake, (struct fake_rule) {
         .op = FAKE_READ, .to = 2 * PAGE, .error = -EIO, .times = 1,
         .skip = i });
-    expect_not_made (-EIO);
+    expect_not_made (-EIO, path);
   }
   no_data_known = true;
-  expect_not_made (-EIO);
+  expect_not_made (-EIO, path);
   no_data_known = false;
   fake_poke64 (fake, 0, 0);     /* no image any more */
-  expect_not_made (-EINVAL);
+  expect_not_made (-EINVAL, path);
 }
 
 /* It may be needed still. */
@@ -374,8 +413,7 @@ test_exists (void **state)
   open_undo ();
   assert_int_equal (s->ops->pwrite (s, noise, PAGE, 4 * PAGE), 0);
   expect_undone (1);
-  assert_int_equal (storage_undo_open (&fake->storage, path, &messages, &s),
-                    -EEXIST);
+  assert_int_equal (try_undo (), -EEXIST);
   assert_non_null (strstr (said, "give another name"));
   assert_int_equal (put_back (), 1);
 }
@@ -391,6 +429,8 @@ main (void)
     TEST (test_zero),
     TEST (test_cut),
     TEST (test_others),
+    TEST (test_before),
+    TEST (test_not_begun),
     TEST (test_unreadable),
     TEST (test_undo_file_full),
     TEST (test_not_made),
