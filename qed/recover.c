@@ -186,7 +186,7 @@ save_sectors (struct recover *recover, struct undo_file *undo)
     if (r == 0)
       r = undo_file_add (undo, at, sizeof sector, sector);
   }
-  return r == 0 ? undo_file_finish (undo) : r;
+  return r == 0 ? undo_file_finish (undo, NULL) : r;
 }
 
 static void

@@ -212,14 +212,27 @@ undo_submit (struct storage *s, struct fetch *fetch)
   s->below->ops->submit (s->below, fetch);
 }
 
+/* A socket connects once more for that. */
+static void
+finish (struct storage_undo *undo)
+{
+  int r = undo_file_finish (&undo->file, undo->below);
+
+  if (r < 0)
+    log_warning (&undo->log, "%s: cannot note what the repair has left: %s: "
+                 "qedctl undo will not see whether the image was used since: "
+                 "don't use it before it is clear whether the repair stays",
+                 undo->path, strerror (-r));
+}
+
 static void
 undo_close (struct storage *s)
 {
   struct storage_undo *undo = undo_of (s);
 
-  undo->below->ops->close (undo->below);
   if (undo->file.fd != -1)
-    undo_file_finish (&undo->file);     /* else it counts as interrupted */
+    finish (undo);
+  undo->below->ops->close (undo->below);
   undo_file_close (&undo->file);
   pthread_mutex_destroy (&undo->lock);
   free (undo->buf);

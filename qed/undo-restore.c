@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Putting back what a repair overwrote (undo.h). */
+/* Putting back what a repair overwrote (undo.h): what is in the file, whether
+ * it is this image's, and the records.
+ */
 
 #include <config.h>
 
@@ -15,59 +17,61 @@
 #include "file.h"
 #include "format.h"
 #include "log.h"
-#include "undo.h"
-
-struct record {
-  uint64_t at;                  /* of its data, in the undo file */
-  uint64_t offset, count;       /* in the image */
-};
-
-struct restore {
-  const char *path;             /* of the undo file */
-  const struct qed_options *options;
-  struct storage *storage;      /* the image */
-  int fd;
-  uint64_t size;                /* of the undo file */
-  uint64_t end;                 /* where its records end, or 0: not known */
-  uint64_t length;              /* of the image before */
-  uint64_t l1_sum, flags;
-  unsigned char identity[UNDO_IDENTITY_BYTES];
-  unsigned char *buf;
-
-  struct record *records;
-  size_t count, capacity;
-  size_t damaged;               /* that can't be put back */
-  uint64_t damaged_at;          /* the first of them, in the undo file */
-};
+#include "undo-restore.h"
 
 /* ---- The file ---- */
 
-static int
-read_file_header (struct restore *restore)
+static void
+decode_header (struct undo_restore *restore, const unsigned char *header)
 {
-  unsigned char header[UNDO_HEADER];
+  struct undo_end *end = &restore->end;
+
+  restore->length = format_get64 (header + UNDO_AT_LENGTH);
+  restore->l1_sum = format_get64 (header + UNDO_AT_L1_SUM);
+  memcpy (restore->identity, header + UNDO_AT_IDENTITY, UNDO_IDENTITY_BYTES);
+  end->end = format_get64 (header + UNDO_AT_END);
+  end->flags = format_get64 (header + UNDO_AT_FLAGS);
+  end->left_length = format_get64 (header + UNDO_AT_LEFT_LENGTH);
+  end->left_sum = format_get64 (header + UNDO_AT_LEFT_SUM);
+  end->back_sum = format_get64 (header + UNDO_AT_BACK_SUM);
+}
+
+static int
+check_version (struct undo_restore *restore, const unsigned char *header)
+{
+  const struct qed_log *log = &restore->options->log;
+  uint64_t version = format_get64 (header + UNDO_AT_VERSION);
+
+  if (memcmp (header, undo_magic, sizeof undo_magic) != 0)
+    log_error (log, "%s: not an undo file of a repair: name the file that "
+               "qedctl check --repair --undo made", restore->path);
+  else if (version != UNDO_VERSION)
+    log_error (log, "%s: an undo file of version %" PRIu64 ", of which this "
+               "program knows nothing but %u: use the qedctl of the version "
+               "that made it", restore->path, version, UNDO_VERSION);
+  else
+    return 0;
+  return -EINVAL;
+}
+
+static int
+read_file_header (struct undo_restore *restore)
+{
+  unsigned char header[UNDO_HEADER] = { 0 };
   off_t end = lseek (restore->fd, 0, SEEK_END);
-  int r = end == -1 ? -errno : end < (off_t) sizeof header ? -EINVAL
+  int r = end == -1 ? -errno : end < (off_t) sizeof header ? 0
     : file_read (restore->fd, header, sizeof header, 0);
 
-  if (r == 0 && (memcmp (header, undo_magic, sizeof undo_magic) != 0 ||
-                 format_get64 (header + UNDO_AT_VERSION) != UNDO_VERSION))
-    r = -EINVAL;
-  if (r == -EINVAL)
-    log_error (&restore->options->log, "%s: not an undo file of a repair: "
-               "name the file that qedctl check --repair --undo made",
-               restore->path);
-  else if (r < 0)
+  if (r < 0) {
     log_error (&restore->options->log, "%s: cannot read the undo file: %s",
                restore->path, strerror (-r));
+    return r;
+  }
+  r = check_version (restore, header);
   if (r < 0)
     return r;
   restore->size = (uint64_t) end;
-  restore->length = format_get64 (header + UNDO_AT_LENGTH);
-  restore->l1_sum = format_get64 (header + UNDO_AT_L1_SUM);
-  restore->end = format_get64 (header + UNDO_AT_END);
-  restore->flags = format_get64 (header + UNDO_AT_FLAGS);
-  memcpy (restore->identity, header + UNDO_AT_IDENTITY, UNDO_IDENTITY_BYTES);
+  decode_header (restore, header);
   return 0;
 }
 
@@ -77,7 +81,8 @@ read_file_header (struct restore *restore)
 enum standing { WHOLE, DAMAGED, NONE };
 
 static enum standing
-read_record (struct restore *restore, uint64_t at, struct record *record)
+read_record (struct undo_restore *restore, uint64_t at,
+             struct undo_record *record)
 {
   unsigned char *buf = restore->buf;
 
@@ -88,6 +93,7 @@ read_record (struct restore *restore, uint64_t at, struct record *record)
   record->at = at + UNDO_RECORD_BYTES;
   record->offset = format_get64 (buf);
   record->count = format_get64 (buf + 8);
+  record->left = format_get64 (buf + UNDO_AT_LEFT);
   if (record->count == 0 || record->count > UNDO_PIECE_BYTES ||
       record->offset > restore->length ||
       record->count > restore->length - record->offset ||
@@ -102,10 +108,10 @@ read_record (struct restore *restore, uint64_t at, struct record *record)
 }
 
 static int
-add_record (struct restore *restore, const struct record *record)
+add_record (struct undo_restore *restore, const struct undo_record *record)
 {
   size_t capacity = restore->capacity ? restore->capacity * 2 : 256;
-  struct record *more;
+  struct undo_record *more;
 
   if (restore->count == restore->capacity) {
     more = realloc (restore->records, capacity * sizeof *more);
@@ -119,7 +125,7 @@ add_record (struct restore *restore, const struct record *record)
 }
 
 static void
-note_damage (struct restore *restore, uint64_t at, size_t n)
+note_damage (struct undo_restore *restore, uint64_t at, size_t n)
 {
   if (n > 0 && restore->damaged == 0)
     restore->damaged_at = at;
@@ -130,15 +136,15 @@ note_damage (struct restore *restore, uint64_t at, size_t n)
  * torn: the write that it was made for did not happen.
  */
 static int
-list_records (struct restore *restore)
+list_records (struct undo_restore *restore)
 {
   uint64_t at = UNDO_HEADER, first = 0;
-  struct record record;
+  struct undo_record record;
   size_t suspects = 0;          /* from 'first' on */
   enum standing standing;
   int r = 0;
 
-  while (r == 0 && at != restore->end &&
+  while (r == 0 && at != restore->end.end &&
          (standing = read_record (restore, at, &record)) != NONE) {
     if (standing == DAMAGED && suspects++ == 0)
       first = at;
@@ -149,9 +155,9 @@ list_records (struct restore *restore)
     }
     at = record.at + record.count;
   }
-  if (restore->end != 0) {
+  if (restore->end.end != 0) {
     note_damage (restore, first, suspects);
-    note_damage (restore, at, at != restore->end);
+    note_damage (restore, at, at != restore->end.end);
   }
   return r;
 }
@@ -162,8 +168,8 @@ list_records (struct restore *restore)
 static int
 overlay (void *opaque, uint64_t at, unsigned char *buf, uint64_t n)
 {
-  struct restore *restore = opaque;
-  const struct record *record;
+  struct undo_restore *restore = opaque;
+  const struct undo_record *record;
   uint64_t start, end;
   size_t i;
   int r = 0;
@@ -180,8 +186,8 @@ overlay (void *opaque, uint64_t at, unsigned char *buf, uint64_t n)
   return r;
 }
 
-static int
-is_other_image (struct restore *restore, const char *what)
+int
+undo_other_image (const struct undo_restore *restore, const char *what)
 {
   log_error (&restore->options->log, "%s: is not the image that %s was saved "
              "from, or was changed since: %s", restore->options->path,
@@ -189,8 +195,8 @@ is_other_image (struct restore *restore, const char *what)
   return -EINVAL;
 }
 
-static int
-cannot_tell (struct restore *restore, int error)
+int
+undo_cannot_tell (const struct undo_restore *restore, int error)
 {
   log_error (&restore->options->log, "%s: cannot tell whether it is the image "
              "that %s was saved from: %s: nothing is put back",
@@ -198,55 +204,71 @@ cannot_tell (struct restore *restore, int error)
   return error;
 }
 
-/* What was saved of one image would destroy any other. */
 static int
-open_image (struct restore *restore)
+open_image (struct undo_restore *restore)
 {
   const struct qed_options *options = restore->options;
   struct qed_options repair = *options;
-  unsigned char identity[UNDO_IDENTITY_BYTES];
-  uint64_t sum;
   int r;
 
   repair.examine = true;
   r = storage_open (&repair, &restore->storage);
-  if (r < 0)
-    return r;
-  if (restore->storage->read_only) {
+  if (r == 0 && restore->storage->read_only) {
     log_error (&options->log, "%s: cannot be written to", options->path);
-    return -EROFS;
+    r = -EROFS;
   }
-  r = undo_read_identity (restore->storage, identity);
+  return r;
+}
+
+/* What was saved of one image would destroy any other. */
+static int
+check_identity (struct undo_restore *restore)
+{
+  unsigned char identity[UNDO_IDENTITY_BYTES];
+  uint64_t sum;
+  int r = undo_read_identity (restore->storage, identity);
+
   if (r < 0)
-    return cannot_tell (restore, r);
+    return undo_cannot_tell (restore, r);
   if (memcmp (identity, restore->identity, sizeof identity) != 0)
-    return is_other_image (restore, "its header differs");
+    return undo_other_image (restore, "its header differs");
   r = undo_sum_l1 (restore->storage, overlay, restore, &sum);
   if (r < 0)
-    return cannot_tell (restore, r);
+    return undo_cannot_tell (restore, r);
   if (sum != restore->l1_sum)
-    return is_other_image (restore, restore->damaged > 0
+    return undo_other_image (restore, restore->damaged > 0
                            ? "its L1 table would not be what it was (the undo "
                            "file is damaged, too)"
                            : "its L1 table would not be what it was");
   return 0;
 }
 
+/* ---- Putting back ---- */
+
+int
+undo_half_done (const struct undo_restore *restore, int error)
+{
+  log_error (&restore->options->log, "%s: cannot put everything back from %s: "
+             "%s: run it again", restore->options->path, restore->path,
+             strerror (-error));
+  return error;
+}
+
 static int
-set_length (struct restore *restore)
+set_length (struct undo_restore *restore)
 {
   struct storage *s = restore->storage;
   uint64_t length;
   int r = s->ops->length (s, &length);
 
   if (r < 0 || length == restore->length ||
-      (length > restore->length && restore->flags & UNDO_F_ENTRIES))
+      (length > restore->length && restore->end.flags & UNDO_F_ENTRIES))
     return r;
   return s->ops->resize (s, restore->length);
 }
 
 static int
-put_record (struct restore *restore, const struct record *record)
+put_record (struct undo_restore *restore, const struct undo_record *record)
 {
   struct storage *s = restore->storage;
   int r = file_read (restore->fd, restore->buf, record->count, record->at);
@@ -257,7 +279,7 @@ put_record (struct restore *restore, const struct record *record)
 
 /* From the last record to the first: each byte ends with its oldest value. */
 static int
-put_back (struct restore *restore, const struct qed_progress *progress)
+put_back (struct undo_restore *restore, const struct qed_progress *progress)
 {
   struct storage *s = restore->storage;
   size_t n = restore->count, i;
@@ -270,16 +292,14 @@ put_back (struct restore *restore, const struct qed_progress *progress)
   }
   if (r == 0)
     r = s->ops->sync (s);
-  if (r < 0)
-    log_error (&restore->options->log, "%s: cannot put everything back from "
-               "%s: %s: run it again", restore->options->path, restore->path,
-               strerror (-r));
-  return r;
+  if (r == 0)
+    r = undo_note_back (restore);
+  return r < 0 ? undo_half_done (restore, r) : 0;
 }
 
 /* Nobody may take what was put back for all of it. */
 static int
-judge_damage (struct restore *restore)
+judge_damage (struct undo_restore *restore)
 {
   if (restore->damaged == 0)
     return 0;
@@ -295,11 +315,11 @@ int
 qed_undo (const char *path, const struct qed_options *options,
           const struct qed_progress *progress)
 {
-  struct restore restore = { .path = path, .options = options };
+  struct undo_restore restore = { .path = path, .options = options };
   int r;
 
   restore.buf = malloc (UNDO_RECORD_BYTES + UNDO_PIECE_BYTES);
-  restore.fd = open (path, O_RDONLY | O_CLOEXEC);
+  restore.fd = open (path, O_RDWR | O_CLOEXEC);
   r = restore.fd == -1 ? -errno : restore.buf == NULL ? -ENOMEM : 0;
   if (r < 0)
     log_error (&options->log, "%s: cannot open the undo file: %s", path,
@@ -310,6 +330,12 @@ qed_undo (const char *path, const struct qed_options *options,
     r = list_records (&restore);
   if (r == 0)
     r = open_image (&restore);
+  if (r == 0)
+    r = check_identity (&restore);
+  if (r == 0)
+    r = undo_check_left (&restore);
+  if (r == 0)
+    r = undo_note_begin (&restore);
   if (r == 0)
     r = put_back (&restore, progress);
   if (r == 0)

@@ -353,24 +353,37 @@ cp disk.qed used
 wrong 'disk.qed: .*changed since' qedctl undo undo disk.qed
 cmp disk.qed used
 
+# And when it has got clusters in a table that it had.
+cp repaired disk.qed
+rm -f sock pid
+start_nbdkit -P pid -U sock qed disk.qed
+qemu-io -f raw -c 'write -P 7 1m 1m' 'nbd+unix:///?socket=sock' >out
+stop_nbdkit pid
+cp disk.qed used
+wrong 'disk.qed: was changed since the repair' qedctl undo undo disk.qed
+cmp disk.qed used
+
 # A damaged record is no end: the others are put back, and it is said.
 "$PYTHON" - undo damaged <<'END'
 import struct, sys
 data = bytearray (open (sys.argv[1], "rb").read ())
-at, l1, n = 96, 4096, 0
+at, l1, n = 104, 4096, 0
 while at < len (data):
     offset, count = struct.unpack ("<QQ", data[at:at + 16])
     if n == 0 and offset >= l1 + 8192:
-        data[at + 24 + count - 1] ^= 1
+        data[at + 32 + count - 1] ^= 1
         print (offset)
         n = 1
-    at += 24 + count
+    at += 32 + count
 open (sys.argv[2], "wb").write (data)
 END
 cp repaired disk.qed
 wrong 'disk.qed: only a part was put back: damaged is damaged.* [1-9][0-9]* rec' \
       qedctl undo damaged disk.qed
 if cmp -s disk.qed repaired; then fail "nothing was put back"; fi
+# Another file can't know that.
+wrong 'disk.qed: was changed since the repair' qedctl undo undo disk.qed
+cp repaired disk.qed
 exits 0 qedctl undo undo disk.qed
 cmp disk.qed before
 
@@ -379,5 +392,6 @@ head -c -30 undo >cut
 cp repaired disk.qed
 wrong 'disk.qed: only a part was put back: cut is damaged' \
       qedctl undo cut disk.qed
+cp repaired disk.qed
 exits 0 qedctl undo undo disk.qed
 cmp disk.qed before

@@ -360,6 +360,100 @@ test_undo_file_full (void **state)
   expect_undone (3);            /* two are of what did not happen */
 }
 
+/* ---- What is left ---- */
+
+static uint64_t
+sum (uint64_t offset, uint64_t count)
+{
+  static unsigned char buf[UNDO_PIECE_BYTES];
+  uint64_t sum;
+
+  assert_int_equal (undo_sum_range (&fake->storage, offset, count, buf, &sum),
+                    0);
+  return sum;
+}
+
+/* The same whether zeros are holes, from wherever on; and no other content has
+ * it, be the difference in the highest bits or behind the last whole word.
+ */
+static void
+test_sum (void **state)
+{
+  static const uint64_t ranges[][2] = {
+    { 0, LENGTH }, { 5 * PAGE + 3, 2 * PAGE + 6 }, { 4 * PAGE, PAGE },
+    { LENGTH - PAGE - 1, 3 * PAGE }, { 8 * PAGE + 1, 5 },
+  };
+  const unsigned char top = 0x80, none = 0;
+  uint64_t holes, offset;
+  size_t i;
+
+  (void) state;
+  for (i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+    offset = ranges[i][0];
+    holes = sum (offset, ranges[i][1]);
+    fake->sparse = false;
+    assert_true (holes == sum (offset, ranges[i][1]));
+    fake->sparse = true;
+  }
+  holes = sum (5 * PAGE, PAGE);
+  fake_poke (fake, &top, 1, 5 * PAGE + 7);
+  fake_poke (fake, &top, 1, 5 * PAGE + 15);
+  assert_true (holes != sum (5 * PAGE, PAGE));
+  fake_poke (fake, &none, 1, 5 * PAGE + 7);
+  fake_poke (fake, &none, 1, 5 * PAGE + 15);
+  assert_true (holes == sum (5 * PAGE, PAGE));
+  holes = sum (5 * PAGE, 13);
+  fake_poke (fake, &top, 1, 5 * PAGE + 13);
+  assert_true (holes == sum (5 * PAGE, 13));
+  fake_poke (fake, &top, 1, 5 * PAGE + 12);
+  assert_true (holes != sum (5 * PAGE, 13));
+}
+
+static uint64_t
+flags (void)
+{
+  unsigned char buf[8];
+  int fd = open (path, O_RDONLY);
+
+  assert_int_equal (pread (fd, buf, sizeof buf, UNDO_AT_FLAGS), sizeof buf);
+  close (fd);
+  return format_get64 (buf);
+}
+
+/* The image, or the file, fails when it is noted: the records are good. */
+static void
+test_not_noted (void **state)
+{
+  static const struct {
+    const char *call;
+    unsigned skip;
+  } calls[] = { { "malloc", 0 }, { "pwrite", 0 } };
+  unsigned i;
+
+  (void) state;
+  for (i = 0; i < 4; i++) {
+    open_undo ();
+    assert_int_equal (s->ops->pwrite (s, noise, PAGE, 4 * PAGE), 0);
+    forget_message ();
+    error_level = QED_LOG_WARNING;
+    if (i < 2)
+      fail_after (calls[i].call, calls[i].skip);
+    else
+      fake_rule_add (fake, FAKE_READ, i == 2 ? 4 * PAGE : 0,
+                     i == 2 ? 5 * PAGE : PAGE, -EIO, 1);
+    expect_undone (1);
+    error_level = QED_LOG_ERROR;
+    assert_null (failing);
+    assert_non_null (strstr (said, "cannot note what the repair has left"));
+    assert_int_equal (flags (), 0);
+    tear_down (state);
+    set_up (state);
+  }
+  open_undo ();
+  expect_undone (0);
+  assert_int_equal (flags (), UNDO_F_LEFT);
+}
+
 /* ---- Making it ---- */
 
 /* The image stays open, and no file is left. */
@@ -433,6 +527,8 @@ main (void)
     TEST (test_not_begun),
     TEST (test_unreadable),
     TEST (test_undo_file_full),
+    TEST (test_sum),
+    TEST (test_not_noted),
     TEST (test_not_made),
     TEST (test_exists),
   };

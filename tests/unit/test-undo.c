@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* The undo file of a repair, put back: whole, torn at its end, damaged, of
- * another image, interrupted.
+ * another image or one that was used since, interrupted.
  */
 
 #include <errno.h>
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -31,7 +32,7 @@ static char path[64], undo[64];
 static char said[1024];
 static struct qed_options options;
 
-static unsigned char before[BYTES], after[BYTES], saved[UNDO_MAX];
+static unsigned char before[BYTES], after[2 * BYTES], saved[UNDO_MAX];
 static size_t after_bytes, saved_bytes;
 
 static void
@@ -174,7 +175,7 @@ expect_before (void)
 static void
 expect_untouched (void)
 {
-  static unsigned char buf[BYTES + 1];
+  static unsigned char buf[sizeof after];
 
   assert_int_equal (load (path, buf, sizeof buf), after_bytes);
   assert_memory_equal (buf, after, after_bytes);
@@ -238,17 +239,29 @@ test_no_undo_file (void **state)
   (void) state;
   unlink (undo);
   expect_refusal (-ENOENT, "cannot open");
+  mkdir (undo, 0700);           /* what can't be written to is of no use */
+  expect_refusal (-EISDIR, "cannot open");
+  rmdir (undo);
   store (undo, saved, UNDO_HEADER - 1);
   expect_refusal (-EINVAL, "not an undo file");
   store (undo, saved, saved_bytes);
   poke (undo, 0, 1);
   expect_refusal (-EINVAL, "not an undo file");
   setup (NULL);
-  poke (undo, UNDO_AT_VERSION, UNDO_VERSION + 1);
-  expect_refusal (-EINVAL, "not an undo file");
+  poke (undo, UNDO_AT_VERSION, UNDO_VERSION - 1);
+  expect_refusal (-EINVAL, "version 2, of which");
 }
 
 /* ---- Torn ---- */
+
+/* What was left by a repair that was killed is not known. */
+static void
+setup_killed (void)
+{
+  setup (NULL);
+  poke (undo, UNDO_AT_END, 0);
+  poke (undo, UNDO_AT_FLAGS, 0);
+}
 
 /* The repair was killed: its last record is torn, in its data or before, or
  * is not what was meant; the write it was for did not happen.
@@ -262,16 +275,14 @@ test_torn (void **state)
 
   (void) state;
   for (n = 0; n <= UNDO_RECORD_BYTES + 8; n++) {
-    setup (NULL);
-    poke (undo, UNDO_AT_END, 0);
+    setup_killed ();
     format_put64 (record + 8, 8);       /* its sum is wrong */
     if (n > 0)
       poke_file (undo, saved_bytes, record, n);
     assert_int_equal (qed_undo (undo, &options, NULL), 0);
     expect_before ();
   }
-  setup (NULL);
-  poke (undo, UNDO_AT_END, 0);
+  setup_killed ();
   poke_file (undo, saved_bytes, garbage, sizeof garbage);
   assert_int_equal (qed_undo (undo, &options, NULL), 0);
   expect_before ();
@@ -381,24 +392,94 @@ test_other_image (void **state)
   assert_int_equal (qed_undo (undo, &options, NULL), -ENOENT);
 }
 
-/* Entries alone were changed, so that what was written since may stay. */
+/* ---- Used since ---- */
+
+/* Every byte that putting back would change, one at a time and each in a place
+ * of its own; then what was left comes back.
+ */
+static void
+test_used (void **state)
+{
+  const uint64_t step = 509;
+  uint64_t at;
+  unsigned refused = 0;
+  unsigned char byte;
+  int r;
+
+  (void) state;
+  for (at = 0; at < after_bytes; at += step) {
+    byte = after[at] ^ 0x80;
+    poke_file (path, at, &byte, 1);
+    said[0] = '\0';
+    r = qed_undo (undo, &options, NULL);
+    if (r == 0) {               /* the repair has not changed it */
+      assert_true (at < BYTES);
+      before[at] ^= 0x80;
+      expect_before ();
+      before[at] ^= 0x80;
+      setup (NULL);
+      continue;
+    }
+    refused++;
+    assert_int_equal (r, -EINVAL);
+    assert_non_null (strstr (said, "since"));
+    poke_file (path, at, &after[at], 1);
+    expect_untouched ();
+  }
+  assert_in_range (refused, 20, after_bytes / step);
+  assert_int_equal (qed_undo (undo, &options, NULL), 0);
+  expect_before ();
+}
+
+static void
+expect_used (const unsigned char *image, size_t n)
+{
+  static unsigned char buf[sizeof after];
+
+  assert_int_equal (qed_undo (undo, &options, NULL), -EINVAL);
+  assert_non_null (strstr (said, "was changed since the repair"));
+  assert_int_equal (load (path, buf, sizeof buf), n);
+  assert_memory_equal (buf, image, n);
+}
+
+/* What lies behind all that was: it would be cut off. */
 static void
 test_grown (void **state)
 {
-  static const unsigned char more[] = "more";
-  static unsigned char buf[BYTES + 5];
+  static unsigned char more[sizeof after];
 
   (void) state;
-  poke_file (path, BYTES, more, 4);
+  memcpy (more, after, after_bytes);
+  memset (more + after_bytes, 7, CLUSTER);
+  store (path, more, after_bytes + CLUSTER);
+  expect_used (more, after_bytes + CLUSTER);
+  assert_non_null (strstr (said, "length"));
+
+  setup_killed ();              /* there it can't be known */
+  store (path, more, after_bytes + CLUSTER);
   assert_int_equal (qed_undo (undo, &options, NULL), 0);
-  expect_before ();             /* it wasn't entries alone */
-  setup (NULL);
-  poke (undo, UNDO_AT_FLAGS, UNDO_F_ENTRIES);
-  poke_file (path, BYTES, more, 4);
+  expect_before ();
+}
+
+/* Once all is back, that is what may not change. */
+static void
+test_used_undone (void **state)
+{
+  static unsigned char used[BYTES];
+
+  (void) state;
   assert_int_equal (qed_undo (undo, &options, NULL), 0);
-  assert_int_equal (load (path, buf, sizeof buf), BYTES + 4);
-  assert_memory_equal (buf, before, BYTES);
-  assert_memory_equal (buf + BYTES, more, 4);
+  memcpy (used, before, BYTES);
+  format_put64 (used + 2 * CLUSTER + 8, 0);
+  poke (path, 2 * CLUSTER + 8, 0);
+  expect_used (used, BYTES);
+  poke_file (path, 2 * CLUSTER + 8, before + 2 * CLUSTER + 8, 8);
+  assert_int_equal (qed_undo (undo, &options, NULL), 0);
+  expect_before ();
+  poke_file (path, FORMAT_AT_FEATURES, "\2", 1);
+  memcpy (used, before, BYTES);
+  used[FORMAT_AT_FEATURES] = 2;
+  expect_used (used, BYTES);
 }
 
 #define TEST(f) cmocka_unit_test_setup (f, setup)
@@ -414,7 +495,9 @@ main (void)
     TEST (test_damaged),
     TEST (test_no_records),
     TEST (test_other_image),
+    TEST (test_used),
     TEST (test_grown),
+    TEST (test_used_undone),
   };
 
   return cmocka_run_group_tests (tests, setup_all, teardown_all);
