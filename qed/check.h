@@ -175,7 +175,12 @@ int qed_check_online (struct qed_image *image,
                       const struct qed_check_options *check,
                       struct qed_check_result *result);
 
-/* Put back what a repair overwrote; on a server with options->raw_image. */
+/* Put back what a repair overwrote; on a server with options->raw_image.  The
+ * path, lock, log and pending_directories of 'options' count.  What was written
+ * since stays: after the repair of a closed image nothing is done then
+ * (-EINVAL), after that of a server at open -ESTALE says that some entries were
+ * not put back.
+ */
 int qed_undo (const char *undo, const struct qed_options *options,
               const struct qed_progress *progress);
 

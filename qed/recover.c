@@ -168,6 +168,7 @@ recover_of (struct job *job)
 
 /* ---- save-old-values: IMAGE.undo ---- */
 
+/* L1, by which the image is known again; and the sectors of other tables. */
 static int
 save_sectors (struct recover *recover, struct undo_file *undo)
 {
@@ -175,9 +176,11 @@ save_sectors (struct recover *recover, struct undo_file *undo)
   unsigned char sector[FORMAT_SECTOR];
   uint64_t at, last = UINT64_MAX;
   size_t i;
-  int r = 0;
+  int r = undo_file_add_l1 (undo, s);
 
   for (i = 0; i < recover->count && r == 0; i++) {
+    if (recover->drops[i].code == QED_PROBLEM_L1_PAST_END)
+      continue;
     at = recover->drops[i].where & -(uint64_t) FORMAT_SECTOR;
     if (at == last)
       continue;

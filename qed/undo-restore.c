@@ -16,6 +16,7 @@
 #include "check.h"
 #include "file.h"
 #include "format.h"
+#include "image.h"
 #include "log.h"
 #include "undo-restore.h"
 
@@ -124,8 +125,8 @@ add_record (struct undo_restore *restore, const struct undo_record *record)
   return 0;
 }
 
-static void
-note_damage (struct undo_restore *restore, uint64_t at, size_t n)
+void
+undo_note_damage (struct undo_restore *restore, uint64_t at, size_t n)
 {
   if (n > 0 && restore->damaged == 0)
     restore->damaged_at = at;
@@ -149,15 +150,15 @@ list_records (struct undo_restore *restore)
     if (standing == DAMAGED && suspects++ == 0)
       first = at;
     else if (standing == WHOLE) {
-      note_damage (restore, first, suspects);
+      undo_note_damage (restore, first, suspects);
       suspects = 0;
       r = add_record (restore, &record);
     }
     at = record.at + record.count;
   }
   if (restore->end.end != 0) {
-    note_damage (restore, first, suspects);
-    note_damage (restore, at, at != restore->end.end);
+    undo_note_damage (restore, first, suspects);
+    undo_note_damage (restore, at, at != restore->end.end);
   }
   return r;
 }
@@ -204,6 +205,9 @@ undo_cannot_tell (const struct undo_restore *restore, int error)
   return error;
 }
 
+/* In an image that may have been used since, what a killed server had
+ * acknowledged comes first, as whenever it is opened.
+ */
 static int
 open_image (struct undo_restore *restore)
 {
@@ -212,7 +216,14 @@ open_image (struct undo_restore *restore)
   int r;
 
   repair.examine = true;
-  r = storage_open (&repair, &restore->storage);
+  repair.skip_backing = true;
+  if (restore->end.flags & UNDO_F_ENTRIES) {
+    r = qed_open (&repair, &restore->image);
+    if (r == 0)
+      restore->storage = restore->image->storage;
+  }
+  else
+    r = storage_open (&repair, &restore->storage);
   if (r == 0 && restore->storage->read_only) {
     log_error (&options->log, "%s: cannot be written to", options->path);
     r = -EROFS;
@@ -220,19 +231,34 @@ open_image (struct undo_restore *restore)
   return r;
 }
 
+static void
+close_image (struct undo_restore *restore)
+{
+  if (restore->image)
+    qed_close (restore->image);
+  else if (restore->storage)
+    restore->storage->ops->close (restore->storage);
+}
+
 /* What was saved of one image would destroy any other. */
 static int
 check_identity (struct undo_restore *restore)
 {
   unsigned char identity[UNDO_IDENTITY_BYTES];
-  uint64_t sum;
   int r = undo_read_identity (restore->storage, identity);
 
   if (r < 0)
     return undo_cannot_tell (restore, r);
-  if (memcmp (identity, restore->identity, sizeof identity) != 0)
-    return undo_other_image (restore, "its header differs");
-  r = undo_sum_l1 (restore->storage, overlay, restore, &sum);
+  return memcmp (identity, restore->identity, sizeof identity) != 0
+    ? undo_other_image (restore, "its header differs") : 0;
+}
+
+static int
+check_l1 (struct undo_restore *restore)
+{
+  uint64_t sum;
+  int r = undo_sum_l1 (restore->storage, overlay, restore, &sum);
+
   if (r < 0)
     return undo_cannot_tell (restore, r);
   if (sum != restore->l1_sum)
@@ -261,8 +287,7 @@ set_length (struct undo_restore *restore)
   uint64_t length;
   int r = s->ops->length (s, &length);
 
-  if (r < 0 || length == restore->length ||
-      (length > restore->length && restore->end.flags & UNDO_F_ENTRIES))
+  if (r < 0 || length == restore->length)
     return r;
   return s->ops->resize (s, restore->length);
 }
@@ -292,17 +317,29 @@ put_back (struct undo_restore *restore, const struct qed_progress *progress)
   }
   if (r == 0)
     r = s->ops->sync (s);
-  if (r == 0)
+  if (r == 0 && restore->damaged == 0)
     r = undo_note_back (restore);
   return r < 0 ? undo_half_done (restore, r) : 0;
 }
 
+static int
+undo_all (struct undo_restore *restore, const struct qed_progress *progress)
+{
+  int r = check_l1 (restore);
+
+  if (r == 0)
+    r = undo_check_left (restore);
+  if (r == 0)
+    r = undo_note_begin (restore);
+  return r == 0 ? put_back (restore, progress) : r;
+}
+
 /* Nobody may take what was put back for all of it. */
 static int
-judge_damage (struct undo_restore *restore)
+judge_damage (const struct undo_restore *restore, int r)
 {
-  if (restore->damaged == 0)
-    return 0;
+  if (restore->damaged == 0 || (r < 0 && r != -ESTALE))
+    return r;
   log_error (&restore->options->log, "%s: only a part was put back: %s is "
              "damaged from offset 0x%" PRIx64 " on: %zu records were good, and "
              "are back; %zu or more were not, and what they were made for is "
@@ -333,15 +370,10 @@ qed_undo (const char *path, const struct qed_options *options,
   if (r == 0)
     r = check_identity (&restore);
   if (r == 0)
-    r = undo_check_left (&restore);
-  if (r == 0)
-    r = undo_note_begin (&restore);
-  if (r == 0)
-    r = put_back (&restore, progress);
-  if (r == 0)
-    r = judge_damage (&restore);
-  if (restore.storage)
-    restore.storage->ops->close (restore.storage);
+    r = restore.end.flags & UNDO_F_ENTRIES
+      ? undo_entries (&restore, progress) : undo_all (&restore, progress);
+  r = judge_damage (&restore, r);
+  close_image (&restore);
   if (restore.fd != -1)
     close (restore.fd);
   free (restore.records);

@@ -21,6 +21,7 @@ struct undo_restore {
   const char *path;             /* of the undo file */
   const struct qed_options *options;
   struct storage *storage;      /* the image */
+  struct qed_image *image;      /* NULL, or it owns the storage */
   int fd;
   uint64_t size;                /* of the undo file */
   struct undo_end end;          /* end.end is 0: not known */
@@ -44,6 +45,9 @@ int undo_other_image (const struct undo_restore *restore, const char *what);
 int undo_cannot_tell (const struct undo_restore *restore, int error);
 int undo_half_done (const struct undo_restore *restore, int error);
 
+/* n records, from 'at' in the undo file on, can't be put back. */
+void undo_note_damage (struct undo_restore *restore, uint64_t at, size_t n);
+
 /* ---- undo-left.c ---- */
 
 /* Whether the image is as it was left, as far as that is known. */
@@ -52,5 +56,11 @@ int undo_check_left (struct undo_restore *restore);
 /* Note that it isn't from here on; or that all is back. */
 int undo_note_begin (struct undo_restore *restore);
 int undo_note_back (struct undo_restore *restore);
+
+/* ---- undo-entries.c ---- */
+
+/* With UNDO_F_ENTRIES: -ESTALE if some entries are not put back. */
+int undo_entries (struct undo_restore *restore,
+                  const struct qed_progress *progress);
 
 #endif /* QED_UNDO_RESTORE_H */

@@ -41,8 +41,8 @@ undo_read_identity (struct storage *image, unsigned char *identity)
 }
 
 /* Where the table lies. */
-static int
-find_l1 (struct storage *image, uint64_t *offset, uint64_t *bytes)
+int
+undo_find_l1 (struct storage *image, uint64_t *offset, uint64_t *bytes)
 {
   unsigned char buf[FORMAT_HEADER_BYTES];
   char error[FORMAT_ERROR_SIZE];
@@ -89,9 +89,9 @@ read_piece (struct storage *image, unsigned char *buf, uint64_t n,
 }
 
 /* A table may be of 1 GiB, and almost all of it a hole. */
-static int
-skip_hole (struct storage *image, uint64_t offset, uint64_t bytes,
-           uint64_t *done)
+int
+undo_skip_hole (struct storage *image, uint64_t offset, uint64_t bytes,
+                uint64_t *done)
 {
   uint64_t start, end;
   int r = image->ops->next_data (image, offset + *done, &start, &end);
@@ -103,8 +103,8 @@ skip_hole (struct storage *image, uint64_t offset, uint64_t bytes,
   return r;
 }
 
-static bool
-is_zero (const unsigned char *buf, uint64_t n)
+bool
+undo_is_zero (const unsigned char *buf, uint64_t n)
 {
   return buf[0] == 0 && memcmp (buf, buf + 1, n - 1) == 0;
 }
@@ -117,19 +117,19 @@ undo_sum_l1 (struct storage *image,
 {
   uint64_t offset, bytes, done, n;
   unsigned char *buf = malloc (UNDO_PIECE_BYTES);
-  int r = buf ? find_l1 (image, &offset, &bytes) : -ENOMEM;
+  int r = buf ? undo_find_l1 (image, &offset, &bytes) : -ENOMEM;
 
   *sum = SUM_START;
   for (done = 0; r == 0 && done < bytes; done += n) {
     if (overlay == NULL)
-      r = skip_hole (image, offset, bytes, &done);
+      r = undo_skip_hole (image, offset, bytes, &done);
     if (r < 0 || done == bytes)
       break;
     n = bytes - done < UNDO_PIECE_BYTES ? bytes - done : UNDO_PIECE_BYTES;
     r = read_piece (image, buf, n, offset + done);
     if (r == 0 && overlay)
       r = overlay (opaque, offset + done, buf, n);
-    if (r == 0 && !is_zero (buf, n))
+    if (r == 0 && !undo_is_zero (buf, n))
       *sum = sum_entries (*sum, done, buf, n);
   }
   free (buf);
@@ -147,7 +147,7 @@ undo_sum_range (struct storage *image, uint64_t offset, uint64_t count,
 
   *sum = SUM_START;
   for (done = 0; r == 0 && done < count; done += n) {
-    r = skip_hole (image, offset, count, &done);
+    r = undo_skip_hole (image, offset, count, &done);
     if (r < 0 || done == count)
       break;
     n = count - done < UNDO_PIECE_BYTES ? count - done : UNDO_PIECE_BYTES;

@@ -21,7 +21,7 @@ write_file_header (struct undo_file *undo, struct storage *image)
   uint64_t sum = 0;
   int r = undo_read_identity (image, header + UNDO_AT_IDENTITY);
 
-  if (r == 0)
+  if (r == 0 && !(undo->flags & UNDO_F_ENTRIES))
     r = undo_sum_l1 (image, NULL, NULL, &sum);
   memcpy (header, undo_magic, sizeof undo_magic);
   format_put64 (header + UNDO_AT_VERSION, UNDO_VERSION);
@@ -82,6 +82,25 @@ undo_file_add (struct undo_file *undo, uint64_t offset, uint64_t count,
     r = file_write (undo->fd, data, count, undo->end + sizeof record);
   if (r == 0)
     undo->end += sizeof record + count;
+  return r;
+}
+
+int
+undo_file_add_l1 (struct undo_file *undo, struct storage *image)
+{
+  unsigned char page[FORMAT_CLUSTER_SIZE_MIN];
+  uint64_t offset, bytes, done;
+  int r = undo_find_l1 (image, &offset, &bytes);
+
+  for (done = 0; r == 0 && done < bytes; done += sizeof page) {
+    r = undo_skip_hole (image, offset, bytes, &done);
+    if (r < 0 || done == bytes)
+      break;
+    done -= done % sizeof page;
+    r = image->ops->pread (image, page, sizeof page, offset + done);
+    if (r == 0 && !undo_is_zero (page, sizeof page))
+      r = undo_file_add (undo, offset + done, sizeof page, page);
+  }
   return r;
 }
 

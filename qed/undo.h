@@ -21,7 +21,7 @@
  * What the repair left must be there still, or what it was when all was back:
  * else the image was used since, and what was written then would be lost.  From
  * the first write of putting back to its end a flag stands for that, so that
- * what was interrupted can be done again.
+ * what was interrupted, or left out what could not be read, can be done again.
  */
 
 #ifndef QED_UNDO_H
@@ -40,9 +40,8 @@
 #define UNDO_AT_LEFT_SUM 88
 #define UNDO_AT_BACK_SUM 96
 #define UNDO_VERSION 3u
-#define UNDO_F_ENTRIES 1u       /* only entries were changed, so that the image
-                                 * may have grown since, by what was written
-                                 * to it */
+#define UNDO_F_ENTRIES 1u       /* of the repair at open: see undo-entries.c;
+                                 * there is no sum of L1 */
 #define UNDO_F_LEFT 2u          /* it is known what the repair left */
 #define UNDO_F_BACK 4u          /* and what it was when all was back */
 #define UNDO_F_BEGUN 8u         /* it is neither: putting back has begun */
@@ -72,6 +71,8 @@ int undo_file_create (struct undo_file *undo, const char *path,
                       struct storage *image, uint64_t flags);
 int undo_file_add (struct undo_file *undo, uint64_t offset, uint64_t count,
                    const unsigned char *data);
+/* All of L1 that is not zeros. */
+int undo_file_add_l1 (struct undo_file *undo, struct storage *image);
 int undo_file_sync (struct undo_file *undo);
 /* The repair has ended: all records are there.  What it has left of the image
  * is noted, unless that is NULL; if this can't be, the end is noted all the
@@ -94,6 +95,13 @@ int undo_sum_l1 (struct storage *image,
                  void *opaque, uint64_t *sum);
 uint64_t undo_check_sum (uint64_t offset, uint64_t count,
                          const unsigned char *data);
+
+/* Where L1 lies. */
+int undo_find_l1 (struct storage *image, uint64_t *offset, uint64_t *bytes);
+/* From *done on in a range, to its end or the next data; a multiple of 8. */
+int undo_skip_hole (struct storage *image, uint64_t offset, uint64_t bytes,
+                    uint64_t *done);
+bool undo_is_zero (const unsigned char *buf, uint64_t n);
 
 #define UNDO_SUM_PRIME UINT64_C (0x100000001b3)
 

@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "ctl.h"
+#include "pending-directories.h"
 
 static int
 run (const struct ctl_command *command, int argc, char **argv)
@@ -32,6 +33,7 @@ run (const struct ctl_command *command, int argc, char **argv)
     return CTL_FAILED;
 
   options.path = argv[optind + 1];
+  options.pending_directories = pending_directories ();
   ctl_log_init (&options.log);
   ctl_progress_start (&progress, "undo");
   r = qed_undo (argv[optind], &options, &progress.progress);
@@ -46,8 +48,8 @@ const struct ctl_command ctl_undo_command = {
   .arguments = "FILE IMAGE|URI",
   .summary = "Put back what a repair of an image overwrote",
   .help =
-  "FILE is what \"qedctl check --repair --undo FILE IMAGE\" made.  Nothing\n"
-  "else may have changed IMAGE since.\n"
+  "FILE is what \"qedctl check --repair --undo FILE IMAGE\" made: nothing\n"
+  "else may have changed IMAGE since; or IMAGE.undo, which a server left.\n"
   "\n"
   "  --raw-image                 IMAGE is a URI (nbd://...) of an export that\n"
   "                              holds the image file\n",

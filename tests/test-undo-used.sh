@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
 # What clients were told is written is never lost by qedctl undo: what a killed
-# server had acknowledged before the repair.
+# server had acknowledged before the repair, and what was written since, be it
+# the repair of a closed image or that of a server at open.
 
 . ./functions.sh
 set -e
 . "$srcdir/serve.sh"
 
+. "$srcdir/backing-server.sh"
+
 requires "$PYTHON" -c 'import nbd'
+requires nbdkit file --version
 export XDG_RUNTIME_DIR=$(mktemp -d /dev/shm/nbdkit-qed-test.XXXXXX)
 [ -d "$XDG_RUNTIME_DIR" ] || skip "no tmpfs"
 cleanup_fn rm -rf "$XDG_RUNTIME_DIR"
@@ -89,3 +93,85 @@ exits 2 qedctl check disk.qed
 grep -q '^l2-entry-reserved-bits: entry at file offset 0x5fa00' out
 exits 0 qedctl check --repair disk.qed
 has 2 $(for n in {1..19}; do echo $((n << 20)); done)
+
+echo "what was written since a repair at open"
+dropped=(0x10038 0x7f000000 0x50320 0x7e000000 0x50328 0x7e010000)
+new_image
+damage 16 2 ${dropped[@]}
+serve disk.qed 2> log
+client <<'END'
+h.pwrite(b"\2" * 65536, 101 << 16)     # this entry was dropped
+h.pwrite(b"\2" * 65536, 102 << 16)     # it is beside that
+h.pwrite(b"\2" * 65536, 8 << 30)       # a new table
+END
+serve_stop
+exits 1 qedctl undo disk.qed.undo disk.qed
+says "1 of 3 entries .* are not put back: written since, and kept: 1;"
+exits 2 qedctl check disk.qed
+grep -q '^l1-entry-past-end: entry at file offset 0x10038,' out
+grep -q '^l2-entry-past-end: entry at file offset 0x50320,' out
+[ $(grep -c past-end: out) -eq 2 ]
+exits 0 qedctl check --repair disk.qed
+has 2 $((101 << 16)) $((102 << 16)) $((8 << 30))
+has 1 0 $((4 << 30))
+
+echo "and what its killed server had acknowledged"
+new_image
+damage 16 2 ${dropped[@]}
+serve disk.qed clean-after=0 2> log
+client <<'END'
+h.pwrite(b"\2" * 65536, 101 << 16)
+h.pwrite(b"\2" * 65536, 14 << 30)      # of the table that was dropped
+END
+serve_kill
+exits 1 qedctl undo disk.qed.undo disk.qed
+says "acknowledged changes that a killed server had not written"
+says "2 of 3 entries .* are not put back: written since, and kept: 2;"
+exits 0 qedctl check --repair disk.qed
+has 2 $((101 << 16)) $((14 << 30))
+
+# A repair that copies, drops and moves; then the image is used.
+use_repaired ()
+{
+    new_image
+    damage $((0x50000 + 8 * 100)) 0x123 $((0x50000 + 8 * 101)) 0x90000
+}
+
+echo "what was written since a repair"
+use_repaired
+exits 0 qedctl check --repair --undo undo disk.qed
+serve disk.qed
+client <<'END'
+h.pwrite(b"\2" * 65536, 1 << 20)
+h.pwrite(b"\2" * 65536, 101 << 16)
+END
+serve_stop
+cp disk.qed used
+exits 1 qedctl undo undo disk.qed
+says "disk.qed: was changed since the repair: .* so nothing is put back"
+cmp disk.qed used
+
+echo "what was written since a repair over the wire"
+use_repaired
+truncate -s +1M disk.qed
+cp disk.qed damaged
+start_backing nbdkit -f -U "$backing_sock" file disk.qed
+r=0
+timeout 60 qedctl check --repair --raw-image --undo undo "$backing_uri" \
+        > out 2> err < /dev/null || r=$?
+[ $r -eq 0 ] || [ $r -eq 3 ] || { cat out err; fail "the repair: exit $r"; }
+stop_backing TERM
+! grep "cannot note" err || fail "what the repair left is not known"
+cp disk.qed repaired
+damage $((0x50000 + 8 * 100)) 1
+cp disk.qed used
+start_backing nbdkit -f -U "$backing_sock" file disk.qed
+exits 1 qedctl undo --raw-image undo "$backing_uri"
+says "was changed since the repair: other content at"
+stop_backing TERM
+cmp disk.qed used
+cp repaired disk.qed
+start_backing nbdkit -f -U "$backing_sock" file disk.qed
+exits 0 qedctl undo --raw-image undo "$backing_uri"
+stop_backing TERM
+cmp disk.qed damaged
