@@ -243,6 +243,8 @@ sim_yield (const char *at)
     fuzz_fail ("hangs: a guard is never left");
 }
 
+double sim_write_back_seconds = 5;
+
 bool
 sim_skips (const char *job, const char *step)
 {
