@@ -196,17 +196,69 @@ prepare_undo (void)
 }
 
 static void
-act_undo (void)
+undo_with (const char *path)
 {
   struct qed_options options;
   int r;
 
   scene_options (&options, IMAGE);
-  r = qed_undo (UNDO, &options, NULL);
+  r = qed_undo (path, &options, NULL);
   if ((r == -EINVAL || r == -EBADMSG) && run.call == FAULT_READ)
     return;                     /* what can't be read of it is damaged */
   if (r < 0)
     note_error (NULL, "undo", r);
+}
+
+static void
+act_undo (void)
+{
+  undo_with (UNDO);
+}
+
+/* ---- Undo of a repair at open ---- */
+
+static uint64_t planted[3];     /* an entry of L1, two of a table */
+
+static void
+prepare_recovered (void)
+{
+  uint64_t l2, end;
+
+  prepare_sound ();
+  l2 = peek64 (IMAGE, AT_L1);
+  end = length_of (IMAGE);
+  planted[0] = end + 64 * CLUSTER;
+  planted[1] = end + 16 * CLUSTER;
+  planted[2] = end + 17 * CLUSTER;
+  poke64 (IMAGE, AT_L1 + 8 * 3, planted[0]);
+  poke64 (IMAGE, l2 + 8 * 20, planted[1]);
+  poke64 (IMAGE, l2 + 8 * 21, planted[2]);
+  poke64 (IMAGE, FORMAT_AT_FEATURES, QED_F_NEED_CHECK);
+  fill (IMAGE, (struct op[]) { END });
+  must (access (UNDO_AT_OPEN, F_OK) == 0, "the undo file");
+}
+
+static void
+act_undo_recovered (void)
+{
+  undo_with (UNDO_AT_OPEN);
+}
+
+/* A second time, whatever became of the first. */
+static void
+finish_undo_recovered (void)
+{
+  struct qed_options options;
+  uint64_t l2 = peek64 (IMAGE, AT_L1);
+
+  scene_options (&options, IMAGE);
+  if (qed_undo (UNDO_AT_OPEN, &options, NULL) < 0)
+    broken ("what the repair at open dropped can't be put back");
+  if (peek64 (IMAGE, AT_L1 + 8 * 3) != planted[0] ||
+      peek64 (IMAGE, l2 + 8 * 20) != planted[1] ||
+      peek64 (IMAGE, l2 + 8 * 21) != planted[2])
+    broken ("what the repair at open dropped is not back");
+  finish_repair ();
 }
 
 /* ---- While it is served ---- */
@@ -277,6 +329,8 @@ const struct scene repair_scenes[] = {
   { "repair", prepare_damaged, act_repair, finish_repair, false },
   { "repair-undone", prepare_damaged, act_repair, finish_undone, false },
   { "undo", prepare_undo, act_undo, finish_undone, false },
+  { "undo-recovered", prepare_recovered, act_undo_recovered,
+    finish_undo_recovered, false },
   { "online-leaks", prepare_leaks, act_online, finish_repair, false },
   { "online", prepare_damaged, act_online, finish_repair, false },
   { "look-online", prepare_damaged, act_look_online, finish_repair, false },

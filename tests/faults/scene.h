@@ -51,6 +51,7 @@ extern struct run {
 #define BASE "base"
 #define BASE_QED "base.qed"
 #define UNDO "undo"
+#define UNDO_AT_OPEN IMAGE ".undo"
 
 /* Say what is wrong with the engine, and how to see it again; exit. */
 void broken (const char *format, ...)
