@@ -32,6 +32,8 @@ struct loop {
   struct loop_task *tasks, **tasks_end;
   struct work_list waiting, finished;
   struct sim_timer *timers;
+  struct random order;          /* a loop's own: a crash that is judged has
+                                 * another loop */
   unsigned slow_running;
   unsigned fibers;              /* that have not ended */
   bool stop;                    /* after the tasks that are queued */
@@ -39,10 +41,8 @@ struct loop {
 };
 
 /* Any of them, with equal chances, is the next one. */
-static struct random order;
-
 static struct loop_work *
-take_any (struct work_list *list, bool slow_too)
+take_any (struct loop *loop, struct work_list *list, bool slow_too)
 {
   struct loop_work **p, *work;
   uint64_t eligible = 0, n;
@@ -51,7 +51,7 @@ take_any (struct work_list *list, bool slow_too)
     eligible += slow_too || !work->slow;
   if (eligible == 0)
     return NULL;
-  n = random_below (&order, eligible);
+  n = random_below (&loop->order, eligible);
   for (p = &list->first; ; p = &(*p)->next)
     if ((slow_too || !(*p)->slow) && n-- == 0)
       break;
@@ -71,19 +71,19 @@ add (struct work_list *list, struct loop_work *work)
 
 /* ---- The loop's fiber ---- */
 
+/* The one that has been due for longest. */
 static struct sim_timer *
 due_timer (struct loop *loop, double *next)
 {
-  struct sim_timer *t;
+  struct sim_timer *t, *first = NULL;
 
   *next = FOREVER;
-  for (t = loop->timers; t; t = t->next) {
-    if (t->active && t->due <= sim_now ())
-      return t;
-    if (t->active && t->due < *next)
+  for (t = loop->timers; t; t = t->next)
+    if (t->active && t->due < *next) {
       *next = t->due;
-  }
-  return NULL;
+      first = t;
+    }
+  return first && first->due <= sim_now () ? first : NULL;
 }
 
 static void
@@ -105,13 +105,13 @@ turn (struct loop *loop, double *next)
   struct sim_timer *timer = due_timer (loop, next);
   struct loop_work *work;
 
-  if (timer && random_one_in (&order, 2)) {
+  if (timer && random_one_in (&loop->order, 2)) {
     timer->active = false;
     timer->timer->run (timer->timer);
   }
-  else if (loop->tasks && random_one_in (&order, 2))
+  else if (loop->tasks && random_one_in (&loop->order, 2))
     run_task (loop);
-  else if ((work = take_any (&loop->finished, true)) != NULL)
+  else if ((work = take_any (loop, &loop->finished, true)) != NULL)
     work->done (work);
   else
     return timer || loop->tasks;
@@ -150,7 +150,7 @@ worker_fiber (void *arg)
   struct loop_work *work;
 
   for (;;) {
-    work = take_any (&loop->waiting, loop->slow_running < SLOW_MAX);
+    work = take_any (loop, &loop->waiting, loop->slow_running < SLOW_MAX);
     if (work == NULL) {
       if (loop->workers_stop)
         break;
@@ -187,7 +187,7 @@ loop_create (void)
 
   if (loop == NULL)
     return NULL;
-  order.state = random_mix (sim_ticks ());
+  loop->order.state = random_mix (sim_ticks ());
   loop->tasks_end = &loop->tasks;
   loop->fiber = fiber_spawn ("loop", FIBER_LOOP, loop_fiber, loop);
   for (i = 0; i < WORKERS; i++) {
