@@ -26,7 +26,7 @@
 #define STEPS_MAX 128u
 #define LOG_LINES 6u
 #define SYNC_FAILS 8u           /* in one of so many sessions one does */
-#define STALE_SECONDS 60.       /* no write-back for so long: much later than
+#define STALE_SECONDS 40.       /* no write-back for so long: much later than
                                  * it is due, as much may come first */
 #define END_CRASH 1000u         /* the number of the one at the end */
 #define STEP_CRASH 2000u        /* and those of steps that never met one */
@@ -138,6 +138,7 @@ crash_now (const char *job, const char *step, unsigned number)
 {
   struct random random = { random_mix (life.crash_random.state) };
   struct crash *crash = &life.crashes[life.crash_count];
+  uint64_t time = sim_ticks ();
   bool killed;
 
   if (number != END_CRASH &&
@@ -146,7 +147,7 @@ crash_now (const char *job, const char *step, unsigned number)
   life.crash_count++;
   life.crash_number = crash->number = number;
   disk_keeps = keeps_write;
-  crash->time = sim_ticks ();
+  crash->time = time;
   crash->reference = life.reference_count - 1;
   killed = random_one_in (&random, 4);
   crash->disk = killed
@@ -221,6 +222,8 @@ crash_maybe (const char *job, const char *name)
     step->crashes++;            /* it may be the only time */
     crash_now (job, name, STEP_CRASH + (unsigned) (step - steps));
   }
+  else if (step)
+    (void) sim_ticks ();        /* as if: lives before it change nothing */
 }
 
 /* O2: dirty pages don't stay so for long. */
@@ -441,6 +444,19 @@ expect_sizes (struct verdict *verdict, bool over)
   verdict->beyond = life.resized;
 }
 
+/* How many are judged changes nothing here, too. */
+static void
+judge_alive (const struct crash *crash, const struct verdict *verdict)
+{
+  uint64_t ticks = sim_ticks ();
+  double now = sim_now ();
+
+  life.where = crash->where;
+  judge_survival (crash->alive, crash->log, &life.promise, verdict,
+                  &(struct random) { random_mix (crash->time) });
+  sim_turn_back (ticks, now);
+}
+
 static void
 judge_crash (const struct crash *crash, bool clean)
 {
@@ -451,11 +467,8 @@ judge_crash (const struct crash *crash, bool clean)
   struct walk walk;
 
   expect_sizes (&verdict, clean);
-  if (crash->alive) {
-    life.where = crash->where;
-    judge_survival (crash->alive, crash->log, &life.promise, &verdict,
-                    &(struct random) { random_mix (crash->time) });
-  }
+  if (crash->alive)
+    judge_alive (crash, &verdict);
   judge (crash->disk, crash->log, &verdict, &walk);
   walk_destroy (&walk);
   life_totals.crashes++;

@@ -32,8 +32,8 @@ struct loop {
   struct loop_task *tasks, **tasks_end;
   struct work_list waiting, finished;
   struct sim_timer *timers;
-  struct random order;          /* a loop's own: a crash that is judged has
-                                 * another loop */
+  struct random order;          /* of what can be done: by the time, which
+                                 * crashes that are judged don't change */
   unsigned slow_running;
   unsigned fibers;              /* that have not ended */
   bool stop;                    /* after the tasks that are queued */
@@ -187,7 +187,7 @@ loop_create (void)
 
   if (loop == NULL)
     return NULL;
-  loop->order.state = random_mix (sim_ticks ());
+  loop->order.state = random_mix ((uint64_t) (sim_now () * 1e6));
   loop->tasks_end = &loop->tasks;
   loop->fiber = fiber_spawn ("loop", FIBER_LOOP, loop_fiber, loop);
   for (i = 0; i < WORKERS; i++) {

@@ -323,7 +323,7 @@ void
 sim_turn_back (uint64_t ticks, double now)
 {
   assert (sched.self == NULL);
-  sched.ticks = ticks;
+  sched.ticks = ticks - 1;
   sched.now = now;
 }
 

@@ -48,7 +48,9 @@ struct fiber;
  */
 void sim_reset (void);
 
-/* Back to a moment, as if nothing had been run since; not on a fiber. */
+/* Back to a moment, as if nothing had been run since, and the ticks not been
+ * asked for; not on a fiber.
+ */
 void sim_turn_back (uint64_t ticks, double now);
 
 /* Run a fiber, and all that it spawns, until the last one has ended. */
