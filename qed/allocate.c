@@ -144,7 +144,7 @@ allocate_wait_reclaim (struct qed_image *image, struct qed_request *request)
 static int
 take_held (struct qed_image *image, struct qed_request *request)
 {
-  if (space_has_stalled (&image->space))
+  if (space_any_coming (&image->space))
     return allocate_wait_reclaim (image, request);
   return space_break_hold (&image->space)
     ? request_wait_job (image, &image->want_flush, request) : -ENOSPC;

@@ -23,6 +23,9 @@
 #define WRITE_BACK_SECONDS 5.
 #endif
 
+/* So long a reclaim may take before make-clean is put off once more. */
+#define RECLAIM_SECONDS .1
+
 /* ---- Requests that wait for a job ---- */
 
 void
@@ -116,7 +119,9 @@ write_back_due (struct loop_timer *timer)
   image_kick (image);
 }
 
-/* O7: so many seconds after the last change. */
+/* O7: so many seconds after the last change.  What was freed is reclaimed
+ * before the gate is closed: a reader that is stuck may keep that for long.
+ */
 static void
 clean_due (struct loop_timer *timer)
 {
@@ -126,6 +131,10 @@ clean_due (struct loop_timer *timer)
 
   if (idle < image->options.clean_after)
     loop_timer_start (image->loop, timer, image->options.clean_after - idle);
+  else if (space_any_freed (&image->space) && !atomic_load (&image->failed)) {
+    write_back_due (&image->write_back_timer);
+    loop_timer_start (image->loop, timer, RECLAIM_SECONDS);
+  }
   else {
     image->want_clean = true;
     image_kick (image);

@@ -386,6 +386,19 @@ compare_l1_index (const void *a, const void *b)
   return s->l1_index < t->l1_index ? -1 : s->l1_index > t->l1_index;
 }
 
+/* What lies in a table that was set apart and in a cluster of data, too. */
+static void
+mark_data (struct looking *looking)
+{
+  struct look *look = looking->look;
+  unsigned bits = look->image->geometry.cluster_bits;
+  size_t i;
+
+  for (i = 0; i < look->suspect_count; i++)
+    if (bitmap_test (&looking->survey.shared, look->suspects[i].where >> bits))
+      look->suspects[i].other = UINT64_MAX;
+}
+
 static int
 conclude (struct looking *looking)
 {
@@ -393,6 +406,7 @@ conclude (struct looking *looking)
   struct survey *survey = &looking->survey;
 
   report_references (looking);
+  mark_data (looking);
   if (look->more && look->counts[QED_PROBLEM_CLUSTER_SHARED] < survey->clashes)
     look->counts[QED_PROBLEM_CLUSTER_SHARED] = survey->clashes;
   if (look->count > 0)

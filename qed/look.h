@@ -60,7 +60,8 @@ struct look {
   struct walk_table *doubtful;  /* those that overlap or are cut, by their L1
                                  * index */
   size_t doubtful_count;
-  struct qed_problem *suspects; /* wrong entries of these */
+  struct qed_problem *suspects; /* wrong entries of these; 'other' is
+                                 * UINT64_MAX where they may be data */
   size_t suspect_count, suspect_capacity;
   struct look_twin *twins;      /* by their place */
   size_t twin_count;

@@ -299,12 +299,15 @@ is_shared_cluster (const struct look *look, const struct qed_problem *problem)
   return problem->code == QED_PROBLEM_CLUSTER_SHARED;
 }
 
-/* An entry beyond the end, of a table that waits to be copied. */
+/* An entry beyond the end, of a table that waits to be copied; but what may be
+ * data is left out of the copy only.
+ */
 static bool
 is_past_end (const struct look *look, const struct qed_problem *suspect)
 {
   (void) look;
-  return suspect->code == QED_PROBLEM_L2_PAST_END;
+  return suspect->code == QED_PROBLEM_L2_PAST_END &&
+    suspect->other != UINT64_MAX;
 }
 
 /* It would name something as soon as the file grows. */

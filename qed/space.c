@@ -421,6 +421,17 @@ space_any_gone (struct space *space)
   return any;
 }
 
+bool
+space_any_freed (struct space *space)
+{
+  bool any;
+
+  pthread_mutex_lock (&space->lock);
+  any = space->freed_n > 0 && !is_held (space);
+  pthread_mutex_unlock (&space->lock);
+  return any;
+}
+
 void
 space_reclaim (struct space *space, size_t n)
 {
@@ -477,14 +488,14 @@ space_wait_reclaim (struct space *space, struct qed_request *request)
 }
 
 bool
-space_has_stalled (struct space *space)
+space_any_coming (struct space *space)
 {
-  bool has;
+  bool any;
 
   pthread_mutex_lock (&space->lock);
-  has = space->stalled && space->reuse && space->gone > 0 && !is_held (space);
+  any = space->reuse && space->gone > 0 && !is_held (space);
   pthread_mutex_unlock (&space->lock);
-  return has;
+  return any;
 }
 
 void

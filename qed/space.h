@@ -169,6 +169,9 @@ size_t space_first_gone (struct space *space, uint64_t *clusters, size_t max);
 
 bool space_any_gone (struct space *space);
 
+/* The same of all that is freed and not held back. */
+bool space_any_freed (struct space *space);
+
 /* The first n of them may be used again: no reader is left, and what they
  * held was punched.
  */
@@ -185,8 +188,8 @@ int space_wait (struct space *space, struct qed_request *request);
  */
 int space_wait_reclaim (struct space *space, struct qed_request *request);
 
-/* The file can't grow: whether there are stalled ones to wait for, instead. */
-bool space_has_stalled (struct space *space);
+/* There is no space to grow: whether there are some to wait for, instead. */
+bool space_any_coming (struct space *space);
 
 /* What is gone has waited for a reader for long; or does no longer. */
 void space_stall (struct space *space, bool stalled);

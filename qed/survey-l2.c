@@ -58,8 +58,8 @@ clash (struct survey *survey, struct walk_table *table, uint64_t index,
     code = QED_PROBLEM_ENTRY_INTO_TABLE;
     table->valid--;
   }
-  else if (!survey->quiet) {
-    survey->clashes++;
+  else {
+    survey->clashes += !survey->quiet;
     if (bitmap_set (&survey->shared, cluster, &was) < 0)
       return -ENOMEM;
   }

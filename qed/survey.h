@@ -50,7 +50,8 @@ struct survey {
                                  * wrong */
   uint64_t allocated, fragmented;       /* clusters */
   struct bitmap shared;         /* data clusters with more than one
-                                 * reference */
+                                 * reference, or in tables that were set
+                                 * apart */
   uint64_t clashes;             /* references to them but the first ones */
   _Atomic uint64_t tables_read, tables_known;   /* for the progress */
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* Whether an image is what its repair, or the undoing of it, left (undo.h).
- * Only where putting back would change it: what the repair has not touched may
- * have been written to since.
+ * Only its tables, and where putting back would change it: data that the repair
+ * has not touched may have been written to since.
  */
 
 #include <config.h>

@@ -159,15 +159,75 @@ undo_sum_range (struct storage *image, uint64_t offset, uint64_t count,
   return r;
 }
 
+/* What is to be summed of the tables. */
+struct tables {
+  struct storage *image;
+  uint64_t table_bytes;
+  uint64_t length;              /* of the file */
+  uint64_t left;                /* they can't be more than that together */
+  unsigned char *buf;
+  uint64_t sum;
+};
+
+static int
+sum_named (struct tables *tables, const unsigned char *l1, uint64_t n)
+{
+  uint64_t i, entry, sum;
+  int r = 0;
+
+  for (i = 0; i < n && r == 0; i += 8) {
+    entry = format_get64 (l1 + i);
+    if (entry == 0 || tables->left < tables->table_bytes ||
+        entry >= tables->length ||
+        tables->length - entry < tables->table_bytes)
+      continue;
+    tables->left -= tables->table_bytes;
+    r = undo_sum_range (tables->image, entry, tables->table_bytes, tables->buf,
+                        &sum);
+    tables->sum = (tables->sum ^ sum) * UNDO_SUM_PRIME;
+  }
+  return r;
+}
+
+/* Any change of an entry is one of these, or of L1. */
+static int
+sum_tables (struct storage *image, uint64_t length, unsigned char *buf,
+            uint64_t *sum)
+{
+  struct tables tables = {
+    .image = image, .length = length, .left = length, .buf = buf,
+  };
+  unsigned char l1[4096];
+  uint64_t offset, bytes, done, n;
+  int r = undo_find_l1 (image, &offset, &bytes);
+
+  if (r == 0)
+    r = undo_sum_range (image, offset, bytes, buf, &tables.sum);
+  tables.table_bytes = bytes;
+  for (done = 0; r == 0 && done < bytes; done += n) {
+    r = undo_skip_hole (image, offset, bytes, &done);
+    if (r < 0 || done == bytes)
+      break;
+    n = bytes - done < sizeof l1 ? bytes - done : sizeof l1;
+    r = image->ops->pread (image, l1, n, offset + done);
+    if (r == 0)
+      r = sum_named (&tables, l1, n);
+  }
+  *sum = tables.sum;
+  return r;
+}
+
 int
 undo_sum_rest (struct storage *image, uint64_t from, uint64_t to,
                unsigned char *buf, uint64_t *sum)
 {
-  uint64_t first = 0, behind = SUM_START;
+  uint64_t first = 0, entries = 0, behind = SUM_START;
   int r = undo_sum_range (image, 0, FORMAT_SECTOR, buf, &first);
 
+  if (r == 0)
+    r = sum_tables (image, to, buf, &entries);
   if (r == 0 && to > from)
     r = undo_sum_range (image, from, to - from, buf, &behind);
-  *sum = (first * UNDO_SUM_PRIME) ^ behind;
+  *sum = ((first ^ entries) * UNDO_SUM_PRIME) ^ behind;
   return r;
 }

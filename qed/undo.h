@@ -9,8 +9,8 @@
  * length of the image before; 32 bytes of the image's header that no repair
  * changes; a sum of L1 as it was; where the records end, or 0 until the repair
  * has ended; flags; the length that the repair left, and a sum of the rest that
- * it left (the first sector, and all behind the old length); a sum of all of
- * these places when everything was back.
+ * it left (the first sector, all tables, and all behind the old length); a sum
+ * of all of these places when everything was back.
  *
  * A torn record at the end of a file whose repair has not ended means that the
  * write that it was made for did not happen.  Putting back sets the length and
@@ -105,9 +105,9 @@ bool undo_is_zero (const unsigned char *buf, uint64_t n);
 
 #define UNDO_SUM_PRIME UINT64_C (0x100000001b3)
 
-/* What the image holds in a range; and in its first sector, which every change
- * of it goes through, and from..to-1.  The same whether zeros are holes or not.
- * 'buf' has UNDO_PIECE_BYTES.
+/* What the image holds in a range; and in its first sector and its tables, one
+ * of which every new cluster is named in, and from..to-1, where it ends.  The
+ * same whether zeros are holes or not.  'buf' has UNDO_PIECE_BYTES.
  */
 int undo_sum_range (struct storage *image, uint64_t offset, uint64_t count,
                     unsigned char *buf, uint64_t *sum);

@@ -151,6 +151,24 @@ exits 1 qedctl undo undo disk.qed
 says "disk.qed: was changed since the repair: .* so nothing is put back"
 cmp disk.qed used
 
+echo "what was written since, where a table was that the repair unlinked"
+new_image
+damage $(for i in {0..63}; do
+             echo $((0xa0000 + 8 * i)) $((12345 + 16 * i))
+         done) $((0x50000 + 8 * 100)) 0xa0000 $((0x10000 + 8 * 7)) 0x123200
+exits 3 qedctl check --repair --undo undo disk.qed
+serve disk.qed
+client <<'END'
+for i in range(10, 14):
+    h.pwrite(b"\2" * 65536, i << 20)
+END
+serve_stop
+cp disk.qed used
+exits 1 qedctl undo undo disk.qed
+says "disk.qed: was changed since the repair: .* so nothing is put back"
+cmp disk.qed used
+has 2 $((10 << 20)) $((11 << 20)) $((12 << 20)) $((13 << 20))
+
 echo "what was written since a repair over the wire"
 use_repaired
 truncate -s +1M disk.qed

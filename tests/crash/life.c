@@ -26,7 +26,7 @@
 #define STEPS_MAX 128u
 #define LOG_LINES 6u
 #define SYNC_FAILS 8u           /* in one of so many sessions one does */
-#define STALE_SECONDS 40.       /* no write-back for so long: much later than
+#define STALE_SECONDS 60.       /* no write-back for so long: much later than
                                  * it is due, as much may come first */
 #define END_CRASH 1000u         /* the number of the one at the end */
 #define STEP_CRASH 2000u        /* and those of steps that never met one */

@@ -44,6 +44,7 @@ fake_image_teardown (void **state)
 }
 
 enum qed_check_mode fake_check;
+unsigned fake_clean_after;
 
 int
 open_image (void)
@@ -53,7 +54,7 @@ open_image (void)
   qed_options_init (&options);
   options.path = "fake";
   options.metadata_cache = QED_METADATA_CACHE_MIN;
-  options.clean_after = 0;
+  options.clean_after = fake_clean_after;
   options.check = fake_check;
   options.log.fn = log_quietly;
   fake->closed = false;

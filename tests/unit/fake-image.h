@@ -31,6 +31,9 @@ extern struct qed_image *image;
 /* What open_image asks for; QED_CHECK_AUTO unless a test changes it. */
 extern enum qed_check_mode fake_check;
 
+/* Seconds; 0 unless a test changes it. */
+extern unsigned fake_clean_after;
+
 /* For each test: an empty image, not yet opened. */
 int fake_image_setup (void **state);
 int fake_image_teardown (void **state);

@@ -326,6 +326,29 @@ test_stuck_waits (void **state)
   assert_int_equal (close_image (), 0);
 }
 
+/* Nor does it stop others when the image has been idle for long. */
+static void
+test_stuck_idle (void **state)
+{
+  pthread_t reader;
+
+  (void) state;
+  fake_clean_after = 1;
+  free_behind_reader (&reader);
+  sleep (2);
+  alarm (60);
+  assert_int_equal (flush_image (), 0);
+  assert_int_equal (write_byte (3 * CLUSTER, 3, 0), 0);
+  alarm (0);
+  assert_true (need_check ());
+  fake_let_go (fake);
+  pthread_join (reader, NULL);
+  sleep (2);
+  assert_false (need_check ());
+  assert_int_equal (close_image (), 0);
+  fake_clean_after = 0;
+}
+
 /* ---- Closing ---- */
 
 static void
@@ -485,6 +508,7 @@ main (void)
     FAKE_IMAGE_TEST (test_withdraw_race),
     FAKE_IMAGE_TEST (test_stuck_grows),
     FAKE_IMAGE_TEST (test_stuck_waits),
+    FAKE_IMAGE_TEST (test_stuck_idle),
     FAKE_IMAGE_TEST (test_close_never_started),
     FAKE_IMAGE_TEST (test_close_at_once),
     FAKE_IMAGE_TEST (test_close_walking_l1),

@@ -452,6 +452,43 @@ test_noise_names (void **state)
   expect_fill (1, 4);
 }
 
+/* A table that the file cuts lies where a cluster of data does: what its
+ * entries beyond the end would be is data.
+ */
+static void
+test_data_in_cut_table (void **state)
+{
+  const uint64_t table = 5 * CLUSTER, cut = 11 * CLUSTER, data = 12 * CLUSTER;
+  struct qed_options options;
+  struct qed_image *image;
+  uint64_t i, word;
+  int r;
+
+  (void) state;
+  make_image (4, 64 << 20, 14);
+  fill (9, 9);
+  poke (l1, table);
+  poke (table, data);
+  poke (l1 + 16, cut);
+  poke (cut, 9 * CLUSTER);
+  for (i = 0; i < 512; i++)
+    poke (data + 8 * i, (i + 1) << 32);
+  assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
+  qed_options_init (&options);
+  options.path = path;
+  options.read_only = true;
+  options.log.fn = log_quietly;
+  assert_int_equal (qed_open (&options, &image), 0);
+  assert_int_equal (qed_start (image), 0);
+  for (i = 0; i < 512; i++) {
+    r = sync_request (image, QED_OP_READ, &word, 8, 8 * i, 0);
+    assert_int_equal (r, 0);
+    assert_true (format_get64 ((unsigned char *) &word) == (i + 1) << 32);
+  }
+  assert_int_equal (qed_close (image), 0);
+  expect_fill (2 * 2048, 9);
+}
+
 /* What there is no room to list at once is counted once, too. */
 static void
 test_lost_once (void **state)
@@ -572,6 +609,7 @@ main (void)
     cmocka_unit_test (test_lost_often),
     cmocka_unit_test (test_noise_in_table),
     cmocka_unit_test (test_noise_names),
+    cmocka_unit_test (test_data_in_cut_table),
     cmocka_unit_test (test_lost_once),
     cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),

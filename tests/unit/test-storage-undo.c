@@ -215,7 +215,8 @@ test_large (void **state)
 {
   (void) state;
   open_undo ();
-  assert_int_equal (s->ops->pwrite (s, noise, UNDO_PIECE_BYTES + 5, 3), 0);
+  assert_int_equal (s->ops->pwrite (s, noise, UNDO_PIECE_BYTES + 5, PAGE + 3),
+                    0);
   assert_int_equal (s->ops->pwrite (s, noise, 2 * PAGE, LENGTH - PAGE), 0);
   assert_int_equal (s->ops->pwrite (s, noise, PAGE, LENGTH), 0);
   assert_int_equal (fake->length, LENGTH + PAGE);
