@@ -26,6 +26,7 @@
 static char directory[] = "/tmp/test-repair.XXXXXX";
 static char path[64];
 static struct qed_check_result result;
+static bool dry_run;
 
 /* ---- The image ---- */
 
@@ -100,6 +101,7 @@ check_image (enum qed_repair repair)
   options.log.fn = log_quietly;
   qed_check_options_init (&check);
   check.repair = repair;
+  check.dry_run = dry_run;
   r = qed_check (&options, &check, &result);
   return qed_check_exit_code (r, &result);
 }
@@ -505,6 +507,12 @@ test_lost_once (void **state)
     poke (l1 + 8 * t, (first + t * TABLE) * CLUSTER);
     poke_bytes ((first + t * TABLE) * CLUSTER, buf, sizeof buf);
   }
+  assert_int_equal (check_image (QED_REPAIR_NONE), 2);
+  assert_true (result.lost_bytes > 0);
+  dry_run = true;
+  assert_int_equal (check_image (QED_REPAIR_ALL), 2);
+  assert_true (result.lost_bytes > 0);
+  dry_run = false;
   assert_int_not_equal (check_image (QED_REPAIR_ALL), 2);
   assert_true (result.corruptions_fixed == TABLES * ENTRIES);
   assert_true (result.lost_bytes == TABLES * ENTRIES * CLUSTER);

@@ -237,6 +237,69 @@ test_wait (void **state)
   close_space ();
 }
 
+static int
+wait_for_reclaim (void)
+{
+  struct qed_request request;
+  int r;
+
+  qed_request_init (&request, QED_OP_TRIM, NULL, 0, 0, 0);
+  request.wake = no_wake;
+  r = space_wait_reclaim (&space, &request);
+  wait_cancel (&request);
+  return r;
+}
+
+static void
+free_durably (void)
+{
+  let_go (take ());
+  space_flush_begins (&space);
+  space_flush_ends (&space, true);
+}
+
+/* What a reader keeps from being free is not waited for where the file can grow;
+ * but by those who need just that.
+ */
+static void
+test_stalled (void **state)
+{
+  struct space_run run;
+
+  (void) state;
+  open_space (USED + 2, true);
+  assert_false (space_any_freed (&space) || space_any_coming (&space));
+  assert_int_equal (wait_for_reclaim (), 0);
+  let_go (take ());
+  assert_true (space_any_freed (&space));
+  assert_false (space_any_coming (&space));
+  assert_int_equal (wait_for_reclaim (), -EAGAIN);
+  space_flush_begins (&space);
+  space_flush_ends (&space, true);
+  assert_true (space_any_coming (&space));
+  assert_int_equal (wait_for_reclaim (), QED_WAIT);
+  assert_int_equal (space_reserve (&space, 1, &run), -EBUSY);
+  space_stall (&space, true);
+  assert_int_equal (wait_for_space (), 0);
+  assert_int_equal (wait_for_reclaim (), QED_WAIT);
+  assert_true (space_any_coming (&space));
+  take ();
+  space_stall (&space, false);
+  assert_int_equal (space_hold (&space), 0);
+  assert_false (space_any_freed (&space) || space_any_coming (&space));
+  assert_int_equal (wait_for_reclaim (), 0);
+  space_release_hold (&space);
+  space.reuse = false;
+  assert_false (space_any_coming (&space));
+  close_space ();
+  open_space (USED + 1, false);
+  free_durably ();
+  space_stall (&space, true);
+  assert_int_equal (space_reserve (&space, 1, &run), -EBUSY);
+  assert_int_equal (wait_for_space (), QED_WAIT);
+  close_space ();
+}
+
 /* A table that finds no gap waits for what is on its way, too. */
 static void
 test_table_waits (void **state)
@@ -328,6 +391,7 @@ main (void)
     cmocka_unit_test (test_lower_end),
     cmocka_unit_test (test_too_many_freed),
     cmocka_unit_test (test_wait),
+    cmocka_unit_test (test_stalled),
     cmocka_unit_test (test_table_waits),
     cmocka_unit_test (test_cursor),
     cmocka_unit_test (test_keep_all),

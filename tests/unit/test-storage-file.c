@@ -184,6 +184,18 @@ test_device_block (void **state)
   fail_next ("fallocate", EIO, 1, 1);
   assert_int_equal (s->ops->zero (s, 0, SIZE), 0);
   assert_int_equal (s->ops->punch (s, 0, SIZE), -EIO);
+  assert_int_equal (s->ops->pwrite (s, noise, SIZE, 0), 0);
+  fail_next ("fallocate", EINVAL, 0, 1);        /* less than a block */
+  assert_int_equal (s->ops->zero (s, 100, 50), 0);
+  fail_next ("fallocate", EINVAL, 0, 1);        /* from a block's begin */
+  assert_int_equal (s->ops->zero (s, 0, SIZE - 50), 0);
+  assert_int_equal (s->ops->pread (s, buf, SIZE, 0), 0);
+  assert_memory_equal (buf, zeros, SIZE - 50);
+  assert_memory_equal (buf + SIZE - 50, noise + SIZE - 50, 50);
+  fail_next ("fallocate", EINVAL, 0, 1);        /* blocks it says no to */
+  assert_int_equal (s->ops->zero (s, 0, SIZE), 0);
+  assert_int_equal (s->ops->pread (s, buf, SIZE, 0), 0);
+  assert_memory_equal (buf, zeros, SIZE);
   s->ops->close (s);
 }
 
