@@ -37,15 +37,6 @@ wrong ()
   fi
 }
 
-# exits STATUS COMMAND...: output and errors are in out and err.
-exits ()
-{
-  local r=0
-
-  timeout 60 "${@:2}" >out 2>err </dev/null || r=$?
-  [ $r -eq $1 ] || { cat out err; fail "${*:2}: exit $r, not $1"; }
-}
-
 has ()
 {
   grep -q -- "$1" out || { cat out; fail "there is no '$1'"; }

@@ -61,15 +61,6 @@ END
     serve_stop
 }
 
-# exits STATUS COMMAND...: what it says is in out and err
-exits ()
-{
-    local r=0
-
-    timeout 60 "${@:2}" > out 2> err < /dev/null || r=$?
-    [ $r -eq $1 ] || { cat out err; fail "${*:2}: exit $r, not $1"; }
-}
-
 says ()
 {
     grep -q -- "$1" err || { cat err; fail "it does not say '$1'"; }

@@ -14,6 +14,7 @@
 
 #include <linux/magic.h>
 
+#include "file-bytes.h"
 #include "killed-image.h"
 
 char path[256], log_path[192], messages[4096];
@@ -218,18 +219,6 @@ clear_log (uint64_t first, uint64_t second)
   pending_log.head.generation[1] = second;
 }
 
-uint64_t
-read_field (uint64_t offset)
-{
-  unsigned char buf[8];
-  int fd = open (path, O_RDONLY);
-
-  assert_true (fd >= 0);
-  assert_int_equal (pread (fd, buf, sizeof buf, (off_t) offset), 8);
-  close (fd);
-  return format_get64 (buf);
-}
-
 int
 killed_setup (void **state)
 {
@@ -279,7 +268,7 @@ expect_three (unsigned char third, unsigned char fourth,
   expect_cluster (image, 1000, thousandth);
   assert_true (qed_writable (image));
   assert_int_equal (qed_close (image), 0);
-  assert_int_equal (read_field (FORMAT_AT_AUTOCLEAR), 0);
+  assert_int_equal (peek_file64 (path, FORMAT_AT_AUTOCLEAR), 0);
   assert_int_equal (access (log_path, F_OK), -1);
 }
 

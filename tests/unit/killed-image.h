@@ -85,7 +85,4 @@ void write_three (struct qed_image *image);
 void expect_three (unsigned char third, unsigned char fourth,
                    unsigned char thousandth);
 
-/* A field of the header. */
-uint64_t read_field (uint64_t offset);
-
 #endif /* KILLED_IMAGE_H */

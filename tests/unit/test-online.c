@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "file-bytes.h"
 #include "format.h"
 #include "random.h"
 #include "sync-request.h"
@@ -223,30 +224,6 @@ test_repair_meanwhile (void **state)
 
 /* ---- What was planted ---- */
 
-static void
-poke (uint64_t offset, uint64_t value)
-{
-  unsigned char buf[8];
-  int fd = open (path, O_RDWR);
-
-  assert_true (fd >= 0);
-  format_put64 (buf, value);
-  assert_int_equal (pwrite (fd, buf, sizeof buf, (off_t) offset), 8);
-  close (fd);
-}
-
-static uint64_t
-peek (uint64_t offset)
-{
-  unsigned char buf[8];
-  int fd = open (path, O_RDONLY);
-
-  assert_true (fd >= 0);
-  assert_int_equal (pread (fd, buf, sizeof buf, (off_t) offset), 8);
-  close (fd);
-  return format_get64 (buf);
-}
-
 /* Clusters 0 and 1 of the guest hold 1 and 2; where their table lies. */
 static uint64_t
 make_two_clusters (void)
@@ -261,7 +238,7 @@ make_two_clusters (void)
   assert_int_equal (sync_request (image, QED_OP_WRITE, buf, CLUSTER, CLUSTER,
                                   0), 0);
   assert_int_equal (qed_close (image), 0);
-  return peek (AT_L1);
+  return peek_file64 (path, AT_L1);
 }
 
 static void
@@ -284,9 +261,10 @@ test_repair_planted (void **state)
   uint64_t table = make_two_clusters ();
 
   (void) state;
-  poke (table + 8 * 10, peek (table));          /* shared */
-  poke (table + 8 * 20, 0x12345);               /* reserved bits */
-  poke (table + 8 * 30, UINT64_C (1) << 40);    /* beyond the end */
+  poke_file64 (path, table + 8 * 10, peek_file64 (path, table)); /* shared */
+  poke_file64 (path, table + 8 * 20, 0x12345);               /* reserved bits */
+  /* beyond the end */
+  poke_file64 (path, table + 8 * 30, UINT64_C (1) << 40);
   open_image ();
   assert_int_equal (check (QED_REPAIR_NONE, &result), 0);
   assert_int_equal (counts[QED_PROBLEM_CLUSTER_SHARED], 1);
@@ -324,7 +302,7 @@ test_page_differs (void **state)
   expect_cluster (0, 1);
   assert_int_equal (check (QED_REPAIR_NONE, &result), 0);
   assert_int_equal (result.corruptions, 0);
-  poke (table + 8 * 5, peek (table));
+  poke_file64 (path, table + 8 * 5, peek_file64 (path, table));
   assert_int_equal (check (QED_REPAIR_NONE, &result), 0);
   assert_int_equal (counts[QED_PROBLEM_PAGE_DIFFERS], 1);
   assert_false (qed_writable (image));
@@ -335,7 +313,7 @@ test_page_differs (void **state)
   assert_int_equal (result.corruptions_fixed, 0);
   assert_false (qed_writable (image));
   assert_int_equal (qed_close (image), 0);
-  assert_true (peek (table + 8 * 5) == peek (table));
+  assert_true (peek_file64 (path, table + 8 * 5) == peek_file64 (path, table));
 }
 
 /* Leaks: told, and given back. */
@@ -346,7 +324,7 @@ test_leaks (void **state)
   uint64_t table = make_two_clusters ();
 
   (void) state;
-  poke (table, 0);
+  poke_file64 (path, table, 0);
   open_image ();
   assert_int_equal (check (QED_REPAIR_NONE, &result), 0);
   assert_int_equal (result.leaks, 1);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "file-bytes.h"
 #include "killed-image.h"
 
 /* ---- What is whole is replayed ---- */
@@ -20,7 +21,7 @@ test_replay (void **state)
 
   (void) state;
   die_after (write_three);
-  assert_true (read_field (FORMAT_AT_AUTOCLEAR) & PENDING_IN_USE);
+  assert_true (peek_file64 (path, FORMAT_AT_AUTOCLEAR) & PENDING_IN_USE);
   assert_int_equal (qed_pending_waiting (path, directories), 5);
   image = open_image (true);
   assert_non_null (strstr (messages, "5 acknowledged changes wait"));

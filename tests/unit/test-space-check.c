@@ -71,17 +71,31 @@ no_wake (struct qed_request *request)
   (void) request;
 }
 
+typedef int wait_fn (struct space *, struct qed_request *);
+
 static int
-wait_for_space (void)
+wait_as (enum qed_op op, wait_fn *wait)
 {
   struct qed_request request;
   int r;
 
-  qed_request_init (&request, QED_OP_WRITE, NULL, 0, 0, 0);
+  qed_request_init (&request, op, NULL, 0, 0, 0);
   request.wake = no_wake;
-  r = space_wait (&space, &request);
+  r = wait (&space, &request);
   wait_cancel (&request);
   return r;
+}
+
+static int
+wait_for_space (void)
+{
+  return wait_as (QED_OP_WRITE, space_wait);
+}
+
+static int
+wait_for_reclaim (void)
+{
+  return wait_as (QED_OP_TRIM, space_wait_reclaim);
 }
 
 /* ---- The hold of a check ---- */
@@ -235,19 +249,6 @@ test_wait (void **state)
   space_reclaim (&space, 1);
   assert_int_equal (wait_for_space (), 0);
   close_space ();
-}
-
-static int
-wait_for_reclaim (void)
-{
-  struct qed_request request;
-  int r;
-
-  qed_request_init (&request, QED_OP_TRIM, NULL, 0, 0, 0);
-  request.wake = no_wake;
-  r = space_wait_reclaim (&space, &request);
-  wait_cancel (&request);
-  return r;
 }
 
 static void

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "check.h"
+#include "file-bytes.h"
 #include "format.h"
 #include "sync-request.h"
 #include "undo.h"
@@ -57,35 +58,6 @@ keep_message (void *opaque, enum qed_log_level level, const char *message)
 
 /* ---- Files ---- */
 
-static void
-poke_file (const char *name, uint64_t at, const void *buf, size_t n)
-{
-  int fd = open (name, O_RDWR | O_CREAT, 0600);
-
-  assert_int_equal (pwrite (fd, buf, n, (off_t) at), n);
-  assert_int_equal (close (fd), 0);
-}
-
-static void
-poke (const char *name, uint64_t at, uint64_t value)
-{
-  unsigned char buf[8];
-
-  format_put64 (buf, value);
-  poke_file (name, at, buf, sizeof buf);
-}
-
-static uint64_t
-peek (const char *name, uint64_t at)
-{
-  unsigned char buf[8];
-  int fd = open (name, O_RDONLY);
-
-  assert_int_equal (pread (fd, buf, sizeof buf, (off_t) at), sizeof buf);
-  assert_int_equal (close (fd), 0);
-  return format_get64 (buf);
-}
-
 static unsigned char *
 load (size_t *n)
 {
@@ -120,8 +92,7 @@ make_image (void)
   memset (buf + DATA, 1, 10 * CLUSTER);
   for (i = 0; i < DROPS; i++)
     format_put64 (buf + drops[i].at, drops[i].value);
-  unlink (path);
-  poke_file (path, 0, buf, BYTES);
+  store_file (path, buf, BYTES);
   free (buf);
 }
 
@@ -150,7 +121,7 @@ setup (void **state)
   assert_int_equal (sync_request (image, QED_OP_CLEAN, NULL, 0, 0, 0), 0);
   assert_int_equal (qed_close (image), 0);
   for (i = 0; i < DROPS; i++)
-    assert_int_equal (peek (path, drops[i].at), 0);
+    assert_int_equal (peek_file64 (path, drops[i].at), 0);
   said[0] = '\0';
   return 0;
 }
@@ -290,15 +261,15 @@ static void
 test_other_image (void **state)
 {
   (void) state;
-  poke (path, AT_L1, 14 * CLUSTER);     /* the table was moved */
+  poke_file64 (path, AT_L1, 14 * CLUSTER);     /* the table was moved */
   try_undo (-EINVAL, "a table that it had is not where it was", 0);
-  poke (path, AT_L1, 0);
+  poke_file64 (path, AT_L1, 0);
   try_undo (-EINVAL, "a table that it had is not where it was", 0);
-  poke (path, AT_L1, TABLE);
+  poke_file64 (path, AT_L1, TABLE);
   assert_int_equal (truncate (path, TABLE + 2 * FORMAT_SECTOR), 0);
   try_undo (-EINVAL, "a table that it had is not where it was", 0);
   setup (state);
-  poke (path, FORMAT_AT_L1 + 8, 8 << 20);
+  poke_file64 (path, FORMAT_AT_L1 + 8, 8 << 20);
   try_undo (-EINVAL, "its header differs", 0);
   setup (state);
   options.read_only = true;
@@ -315,15 +286,15 @@ static void
 move_record (uint64_t at, uint64_t offset)
 {
   unsigned char buf[CLUSTER];
-  uint64_t count = peek (undo, at + 8);
+  uint64_t count = peek_file64 (undo, at + 8);
   int fd = open (undo, O_RDONLY);
 
   assert_in_range (count, 1, sizeof buf);
   assert_int_equal (pread (fd, buf, count, (off_t) at + UNDO_RECORD_BYTES),
                     count);
   close (fd);
-  poke (undo, at, offset);
-  poke (undo, at + 16, undo_check_sum (offset, count, buf));
+  poke_file64 (undo, at, offset);
+  poke_file64 (undo, at + 16, undo_check_sum (offset, count, buf));
 }
 
 static void
@@ -335,15 +306,15 @@ test_damaged (void **state)
   unsigned i;
 
   (void) state;
-  assert_int_equal (peek (undo, RECORD_L1), AT_L1);
-  assert_int_equal (peek (undo, RECORD_TABLE), TABLE);
+  assert_int_equal (peek_file64 (undo, RECORD_L1), AT_L1);
+  assert_int_equal (peek_file64 (undo, RECORD_TABLE), TABLE);
   for (i = 0; i < sizeof places / sizeof places[0]; i++) {
     setup (state);              /* the record of two entries is lost */
     move_record (RECORD_TABLE, places[i]);
     try_undo (-EBADMSG, "only a part was put back", 3);
   }
   setup (state);                /* the tables are not known */
-  poke (undo, RECORD_L1 + UNDO_RECORD_BYTES + 8, 1);
+  poke_file64 (undo, RECORD_L1 + UNDO_RECORD_BYTES + 8, 1);
   try_undo (-EBADMSG, "only a part was put back", 0);
   setup (state);                /* two of the same place */
   move_record (RECORD_TABLE + UNDO_RECORD_BYTES + FORMAT_SECTOR, TABLE);
@@ -355,7 +326,7 @@ static void
 test_not_dropped (void **state)
 {
   (void) state;
-  poke (undo, UNDO_AT_LENGTH, NEAR + CLUSTER);
+  poke_file64 (undo, UNDO_AT_LENGTH, NEAR + CLUSTER);
   try_undo (0, "", 4);
 }
 

@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #include "check.h"
+#include "file-bytes.h"
 #include "format.h"
 #include "undo.h"
 
@@ -41,16 +42,6 @@ keep_message (void *opaque, enum qed_log_level level, const char *message)
   (void) opaque;
   if (level == QED_LOG_ERROR)
     snprintf (said, sizeof said, "%s", message);
-}
-
-static void
-store (const char *name, const void *buf, size_t n)
-{
-  int fd = open (name, O_RDWR | O_CREAT | O_TRUNC, 0600);
-
-  assert_true (fd >= 0);
-  assert_int_equal (pwrite (fd, buf, n, 0), n);
-  assert_int_equal (close (fd), 0);
 }
 
 static size_t
@@ -107,7 +98,7 @@ setup_all (void **state)
   options.path = path;
   options.log.fn = keep_message;
   make_image ();
-  store (path, before, BYTES);
+  store_file (path, before, BYTES);
   qed_check_options_init (&check);
   check.repair = QED_REPAIR_ALL;
   check.undo = undo;
@@ -119,7 +110,7 @@ setup_all (void **state)
   assert_in_range (saved_bytes, 1000, sizeof saved - 1);
 
   /* There is one already. */
-  store (path, before, BYTES);
+  store_file (path, before, BYTES);
   assert_int_equal (qed_check (&options, &check, &result), -EEXIST);
   return 0;
 }
@@ -140,27 +131,9 @@ setup (void **state)
   (void) state;
   said[0] = '\0';
   options.read_only = false;
-  store (path, after, after_bytes);
-  store (undo, saved, saved_bytes);
+  store_file (path, after, after_bytes);
+  store_file (undo, saved, saved_bytes);
   return 0;
-}
-
-static void
-poke_file (const char *name, uint64_t at, const void *buf, size_t n)
-{
-  int fd = open (name, O_RDWR);
-
-  assert_int_equal (pwrite (fd, buf, n, (off_t) at), n);
-  assert_int_equal (close (fd), 0);
-}
-
-static void
-poke (const char *name, uint64_t at, uint64_t value)
-{
-  unsigned char buf[8];
-
-  format_put64 (buf, value);
-  poke_file (name, at, buf, sizeof buf);
 }
 
 static void
@@ -242,13 +215,13 @@ test_no_undo_file (void **state)
   mkdir (undo, 0700);           /* what can't be written to is of no use */
   expect_refusal (-EISDIR, "cannot open");
   rmdir (undo);
-  store (undo, saved, UNDO_HEADER - 1);
+  store_file (undo, saved, UNDO_HEADER - 1);
   expect_refusal (-EINVAL, "not an undo file");
-  store (undo, saved, saved_bytes);
-  poke (undo, 0, 1);
+  store_file (undo, saved, saved_bytes);
+  poke_file64 (undo, 0, 1);
   expect_refusal (-EINVAL, "not an undo file");
   setup (NULL);
-  poke (undo, UNDO_AT_VERSION, UNDO_VERSION - 1);
+  poke_file64 (undo, UNDO_AT_VERSION, UNDO_VERSION - 1);
   expect_refusal (-EINVAL, "version 2, of which");
 }
 
@@ -259,8 +232,8 @@ static void
 setup_killed (void)
 {
   setup (NULL);
-  poke (undo, UNDO_AT_END, 0);
-  poke (undo, UNDO_AT_FLAGS, 0);
+  poke_file64 (undo, UNDO_AT_END, 0);
+  poke_file64 (undo, UNDO_AT_FLAGS, 0);
 }
 
 /* The repair was killed: its last record is torn, in its data or before, or
@@ -337,13 +310,13 @@ test_damaged (void **state)
   for (two = 0; two < 2; two++)
     for (n = 0; n < 4; n++) {
       setup (NULL);
-      poke (undo, record_at (n) + UNDO_RECORD_BYTES, 0x5555);
+      poke_file64 (undo, record_at (n) + UNDO_RECORD_BYTES, 0x5555);
       if (two)
-        poke (undo, record_at (n + 1) + UNDO_RECORD_BYTES, 0x5555);
+        poke_file64 (undo, record_at (n + 1) + UNDO_RECORD_BYTES, 0x5555);
       expect_part ();
     }
   setup (NULL);
-  poke (undo, l1_record () + UNDO_RECORD_BYTES, 0x5555);
+  poke_file64 (undo, l1_record () + UNDO_RECORD_BYTES, 0x5555);
   expect_refusal (-EINVAL, "undo file is damaged, too");
 }
 
@@ -361,14 +334,14 @@ test_no_records (void **state)
   (void) state;
   for (i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
     setup (NULL);
-    poke (undo, at + wrong[i].at, wrong[i].value);
+    poke_file64 (undo, at + wrong[i].at, wrong[i].value);
     expect_part ();
   }
   setup (NULL);                 /* it ends before its records do */
-  store (undo, saved, record_at (2) + 5);
+  store_file (undo, saved, record_at (2) + 5);
   expect_part ();
   setup (NULL);                 /* or there's said to be more of them */
-  poke (undo, UNDO_AT_END, saved_bytes + 100);
+  poke_file64 (undo, UNDO_AT_END, saved_bytes + 100);
   assert_int_equal (qed_undo (undo, &options, NULL), -EBADMSG);
   expect_before ();
 }
@@ -382,7 +355,7 @@ test_other_image (void **state)
   poke_file (undo, UNDO_AT_IDENTITY + 4, "x", 1);
   expect_refusal (-EINVAL, "its header differs");
   setup (NULL);
-  poke (undo, UNDO_AT_L1_SUM, 1);
+  poke_file64 (undo, UNDO_AT_L1_SUM, 1);
   expect_refusal (-EINVAL, "its L1 table would not be what it was");
   setup (NULL);
   options.read_only = true;
@@ -451,12 +424,12 @@ test_grown (void **state)
   (void) state;
   memcpy (more, after, after_bytes);
   memset (more + after_bytes, 7, CLUSTER);
-  store (path, more, after_bytes + CLUSTER);
+  store_file (path, more, after_bytes + CLUSTER);
   expect_used (more, after_bytes + CLUSTER);
   assert_non_null (strstr (said, "length"));
 
   setup_killed ();              /* there it can't be known */
-  store (path, more, after_bytes + CLUSTER);
+  store_file (path, more, after_bytes + CLUSTER);
   assert_int_equal (qed_undo (undo, &options, NULL), 0);
   expect_before ();
 }
@@ -471,7 +444,7 @@ test_used_undone (void **state)
   assert_int_equal (qed_undo (undo, &options, NULL), 0);
   memcpy (used, before, BYTES);
   format_put64 (used + 2 * CLUSTER + 8, 0);
-  poke (path, 2 * CLUSTER + 8, 0);
+  poke_file64 (path, 2 * CLUSTER + 8, 0);
   expect_used (used, BYTES);
   poke_file (path, 2 * CLUSTER + 8, before + 2 * CLUSTER + 8, 8);
   assert_int_equal (qed_undo (undo, &options, NULL), 0);
