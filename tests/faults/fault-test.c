@@ -10,10 +10,13 @@
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "scene.h"
@@ -72,7 +75,7 @@ static const struct way {
 int __lsan_do_recoverable_leak_check (void) __attribute__ ((weak));
 
 static char directory[128];     /* in memory, if possible */
-static unsigned long runs;
+static _Atomic unsigned long *runs;     /* of all processes */
 
 static void
 hangs (int number)
@@ -119,7 +122,7 @@ try (const struct scene *scene, const struct way *way, unsigned nth)
     .scene = scene, .call = way->call, .error = way->error,
     .times = way->times, .nth = nth, .trace = run.trace,
   };
-  runs++;
+  (*runs)++;
   alarm (RUN_SECONDS);
   clear_files ();
   guest_reset ();
@@ -177,6 +180,7 @@ struct choice {
   long nth, error;              /* -1: all */
   unsigned long times;          /* 0: all */
   unsigned stride, share, seed;
+  unsigned jobs, job;           /* processes, and which one this is */
   bool slow, verbose;
 };
 
@@ -184,13 +188,13 @@ static void
 try_way (const struct choice *choice, const struct scene *scene,
          const struct way *way)
 {
-  static unsigned turn;
-  unsigned long before = runs;
+  static unsigned turn, mine;
 
   if (!wanted (choice->call, fault_names[way->call]) ||
       (choice->error >= 0 && choice->error != way->error) ||
       (choice->times > 0 && choice->times != way->times) ||
-      (choice->seed + turn++) % choice->share != 0)
+      (choice->seed + turn++) % choice->share != 0 ||
+      mine++ % choice->jobs != choice->job)
     return;
   if (choice->nth >= 0)
     (void) try (scene, way, (unsigned) choice->nth);
@@ -198,9 +202,9 @@ try_way (const struct choice *choice, const struct scene *scene,
     try_all (scene, way, (choice->seed + turn) % choice->stride,
              choice->stride);
   if (choice->verbose)
-    fprintf (stderr, "%s: %s, error %d, %s: %lu runs\n", scene->name,
+    fprintf (stderr, "%s: %s, error %d, %s: %lu runs so far\n", scene->name,
              fault_names[way->call], way->error,
-             way->times == 1 ? "once" : "for good", runs - before);
+             way->times == 1 ? "once" : "for good", *runs);
 }
 
 static void
@@ -235,10 +239,12 @@ usage (void)
 {
   fprintf (stderr, "fault-test [--scene NAME] [--call NAME] [--error ERRNO] "
            "[--times N]\n           [--nth N] [--stride N] [--share N] "
-           "[--seed N] [--slow] [--trace]\n           [--verbose] [--steps]\n"
+           "[--seed N] [--jobs N] [--slow]\n           [--trace] [--verbose] "
+           "[--steps]\n"
            "With --stride each N-th call only; --share: each N-th of the "
-           "scenes' ways to fail;\n--slow: also what takes a second each "
-           "time; --steps: list the steps of all jobs.\n");
+           "scenes' ways to fail;\n--jobs: by so many processes; --slow: also "
+           "what takes a second each time;\n--steps: list the steps of all "
+           "jobs.\n");
   exit (1);
 }
 
@@ -254,6 +260,7 @@ parse (int argc, char **argv, struct choice *choice)
     { "stride", required_argument, NULL, 'S' },
     { "share", required_argument, NULL, 'H' },
     { "seed", required_argument, NULL, 'r' },
+    { "jobs", required_argument, NULL, 'j' },
     { "slow", no_argument, NULL, 'l' },
     { "trace", no_argument, NULL, 'T' },
     { "verbose", no_argument, NULL, 'v' },
@@ -272,13 +279,15 @@ parse (int argc, char **argv, struct choice *choice)
     case 'S': choice->stride = (unsigned) number (optarg); break;
     case 'H': choice->share = (unsigned) number (optarg); break;
     case 'r': choice->seed = (unsigned) number (optarg); break;
+    case 'j': choice->jobs = (unsigned) number (optarg); break;
     case 'l': choice->slow = true; break;
     case 'T': run.trace = fault_trace = true; break;
     case 'v': choice->verbose = true; break;
     case 'L': steps_list (); exit (0);
     default: usage ();
     }
-  if (optind != argc || choice->stride == 0 || choice->share == 0)
+  if (optind != argc || choice->stride == 0 || choice->share == 0 ||
+      choice->jobs == 0)
     usage ();
 }
 
@@ -293,29 +302,68 @@ leave (void)
   }
 }
 
+/* All that this process does, in a directory of its own. */
+static void
+work (const struct choice *choice)
+{
+  snprintf (directory, sizeof directory, "%s/fault-test.XXXXXX",
+            access ("/dev/shm", R_OK | W_OK | X_OK) == 0 ? "/dev/shm" : "/tmp");
+  must (mkdtemp (directory) != NULL && chdir (directory) == 0, directory);
+  atexit (leave);
+  snprintf (scene_log_directory, sizeof scene_log_directory, "%s/.log",
+            directory);
+  must (mkdir (scene_log_directory, 0700) == 0, scene_log_directory);
+  signal (SIGALRM, hangs);
+  try_scenes (choice);
+}
+
+/* Returns whether all of them succeed; the first that doesn't ends them. */
+static bool
+work_together (const struct choice *choice)
+{
+  pid_t *pids = calloc (choice->jobs, sizeof *pids);
+  struct choice part = *choice;
+  bool good = true;
+  unsigned i;
+  int status;
+
+  must (pids != NULL, "calloc");
+  for (part.job = 0; part.job < choice->jobs; part.job++) {
+    pids[part.job] = fork ();
+    must (pids[part.job] != -1, "fork");
+    if (pids[part.job] == 0) {
+      free (pids);
+      work (&part);
+      exit (0);
+    }
+  }
+  while (wait (&status) != -1) {
+    for (i = 0; i < choice->jobs && good && status != 0; i++)
+      kill (pids[i], SIGTERM);
+    good = good && status == 0;
+  }
+  free (pids);
+  return good;
+}
+
 int
 main (int argc, char **argv)
 {
-  struct choice choice = { .nth = -1, .error = -1, .stride = 1, .share = 1 };
+  struct choice choice = {
+    .nth = -1, .error = -1, .stride = 1, .share = 1, .jobs = 1
+  };
 
   parse (argc, argv, &choice);
-  snprintf (directory, sizeof directory, "%s/fault-test.XXXXXX",
-            access ("/dev/shm", R_OK | W_OK | X_OK) == 0 ? "/dev/shm" : "/tmp");
-  if (mkdtemp (directory) == NULL || chdir (directory) == -1) {
-    perror (directory);
+  steps_begin ();
+  runs = mmap (NULL, sizeof *runs, PROT_READ | PROT_WRITE,
+               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  must (runs != MAP_FAILED, "mmap");
+  if (choice.jobs == 1)
+    work (&choice);
+  else if (!work_together (&choice))
     return 1;
-  }
-  snprintf (scene_log_directory, sizeof scene_log_directory, "%s/.log",
-            directory);
-  if (mkdir (scene_log_directory, 0700) == -1) {
-    perror (scene_log_directory);
-    return 1;
-  }
-  atexit (leave);
-  signal (SIGALRM, hangs);
-  try_scenes (&choice);
-  printf ("%lu runs\n", runs);
-  if (runs == 0)
+  printf ("%lu runs\n", *runs);
+  if (*runs == 0)
     return 1;
   return steps_judge (choice.scene == NULL && choice.call == NULL &&
                       choice.stride == 1 && choice.share == 1) < 0;

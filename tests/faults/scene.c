@@ -35,9 +35,11 @@ broken (const char *format, ...)
   va_start (ap, format);
   vfprintf (stderr, format, ap);
   va_end (ap);
-  fprintf (stderr, "\nto see it again: fault-test --trace --scene %s --call %s "
-           "--error %d --times %u --nth %u\n", run.scene->name,
-           fault_names[run.call], run.error, run.times, run.nth);
+  fprintf (stderr, "\n");
+  if (run.scene)
+    fprintf (stderr, "to see it again: fault-test --trace --scene %s "
+             "--call %s --error %d --times %u --nth %u\n", run.scene->name,
+             fault_names[run.call], run.error, run.times, run.nth);
   exit (1);
 }
 

@@ -3,21 +3,22 @@
 #include <config.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
+#include "scene.h"
 #include "steps.h"
 
 /* Whether a step can fail, by itself or by what it waits for. */
 enum can_fail { SOUND, FAILS };
 
-static struct step {
+static const struct step {
   const char *job, *name;
   enum can_fail can_fail;
-  bool passed;                  /* in a run where something fails */
-  bool failed;
 } steps[] = {
-#define STEP(job, name, can_fail) { job, name, can_fail, false, false }
+#define STEP(job, name, can_fail) { job, name, can_fail }
   STEP ("scan", "walk-l1", FAILS),
   STEP ("scan", "l1-walked", FAILS),
   STEP ("scan", "walk-l2", FAILS),
@@ -91,8 +92,24 @@ static struct step {
 
 #define STEPS (sizeof steps / sizeof *steps)
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static char unknown[128];       /* a step that is not in the table */
+/* What all processes have seen. */
+static struct seen {
+  struct {
+    _Atomic bool passed;        /* in a run where something fails */
+    _Atomic bool failed;
+  } steps[STEPS];
+  char unknown[128];            /* a step that is not in the table */
+} *seen;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;        /* 'unknown' */
+
+void
+steps_begin (void)
+{
+  seen = mmap (NULL, sizeof *seen, PROT_READ | PROT_WRITE,
+               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  must (seen != MAP_FAILED, "mmap");
+}
 
 /* What is between two colons, or the rest; *text goes behind it. */
 static bool
@@ -117,11 +134,13 @@ note (const char *job, const char *name, bool failed, unsigned hits)
 
   for (i = 0; i < STEPS; i++)
     if (strcmp (steps[i].job, job) == 0 && strcmp (steps[i].name, name) == 0) {
-      steps[i].passed |= hits > 0;
-      steps[i].failed |= failed;
+      if (hits > 0)
+        seen->steps[i].passed = true;
+      if (failed)
+        seen->steps[i].failed = true;
       return;
     }
-  snprintf (unknown, sizeof unknown, "%s: %s", job, name);
+  snprintf (seen->unknown, sizeof seen->unknown, "%s: %s", job, name);
 }
 
 /* "IMAGE: JOB: STEP", and where it failed ": ERROR". */
@@ -134,7 +153,7 @@ steps_note (const char *message, unsigned hits)
   if (!next_word (&message, image, sizeof image) ||
       !next_word (&message, job, sizeof job) ||
       !next_word (&message, name, sizeof name))
-    snprintf (unknown, sizeof unknown, "%s", "a line of the trace");
+    snprintf (seen->unknown, sizeof seen->unknown, "%s", "a line of the trace");
   else
     note (job, name, message != NULL, hits);
   pthread_mutex_unlock (&lock);
@@ -146,19 +165,20 @@ steps_judge (bool all)
   int r = 0;
   size_t i;
 
-  if (unknown[0]) {
-    fprintf (stderr, "fault-test: the table of steps lacks %s\n", unknown);
+  if (seen->unknown[0]) {
+    fprintf (stderr, "fault-test: the table of steps lacks %s\n",
+             seen->unknown);
     r = -1;
   }
   for (i = 0; i < STEPS; i++)
-    if (all && (!steps[i].passed ||
-                (steps[i].can_fail == FAILS && !steps[i].failed))) {
+    if (all && (!seen->steps[i].passed ||
+                (steps[i].can_fail == FAILS && !seen->steps[i].failed))) {
       fprintf (stderr, "fault-test: %s: %s: it never %s\n", steps[i].job,
-               steps[i].name, steps[i].passed ? "failed"
+               steps[i].name, seen->steps[i].passed ? "failed"
                : "came after a failure");
       r = -1;
     }
-    else if (steps[i].can_fail == SOUND && steps[i].failed) {
+    else if (steps[i].can_fail == SOUND && seen->steps[i].failed) {
       fprintf (stderr, "fault-test: %s: %s: it failed\n", steps[i].job,
                steps[i].name);
       r = -1;

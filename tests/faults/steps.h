@@ -9,6 +9,9 @@
 
 #include <stdbool.h>
 
+/* To be called first; processes that are forked then see for all. */
+void steps_begin (void);
+
 /* Look at a line of the engine's trace.  'hits': how many calls have failed
  * so far.  Any thread.
  */
