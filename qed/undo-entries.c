@@ -94,12 +94,15 @@ is_of_table (const struct entries *e, uint64_t offset, uint64_t count)
     offset - e->tables[low - 1] <= bytes - count;
 }
 
+/* Of one place, what was saved first comes first. */
 static int
 compare_records (const void *a, const void *b)
 {
   const struct undo_record *p = a, *q = b;
 
-  return p->offset < q->offset ? -1 : p->offset > q->offset;
+  if (p->offset == q->offset)
+    return p->at < q->at ? -1 : p->at > q->at;
+  return p->offset < q->offset ? -1 : 1;
 }
 
 static bool

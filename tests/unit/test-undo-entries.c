@@ -281,11 +281,11 @@ test_other_image (void **state)
 #define RECORD_L1 UNDO_HEADER
 #define RECORD_TABLE (RECORD_L1 + UNDO_RECORD_BYTES + CLUSTER)
 
-/* Say that a record is of another place. */
+/* The record there was changed: let its sum say so. */
 static void
-move_record (uint64_t at, uint64_t offset)
+seal_record (uint64_t at)
 {
-  unsigned char buf[CLUSTER];
+  static unsigned char buf[4 * CLUSTER];
   uint64_t count = peek_file64 (undo, at + 8);
   int fd = open (undo, O_RDONLY);
 
@@ -293,8 +293,30 @@ move_record (uint64_t at, uint64_t offset)
   assert_int_equal (pread (fd, buf, count, (off_t) at + UNDO_RECORD_BYTES),
                     count);
   close (fd);
+  poke_file64 (undo, at + 16,
+               undo_check_sum (peek_file64 (undo, at), count, buf));
+}
+
+/* Say that a record is of another place. */
+static void
+move_record (uint64_t at, uint64_t offset)
+{
   poke_file64 (undo, at, offset);
-  poke_file64 (undo, at + 16, undo_check_sum (offset, count, buf));
+  seal_record (at);
+}
+
+/* One more, of zeros. */
+static void
+append_record (uint64_t offset, uint64_t count)
+{
+  static const unsigned char zeros[4 * CLUSTER];
+  uint64_t at = peek_file64 (undo, UNDO_AT_END);
+
+  poke_file64 (undo, at, offset);
+  poke_file64 (undo, at + 8, count);
+  poke_file (undo, at + UNDO_RECORD_BYTES, zeros, count);
+  seal_record (at);
+  poke_file64 (undo, UNDO_AT_END, at + UNDO_RECORD_BYTES + count);
 }
 
 static void
@@ -321,13 +343,55 @@ test_damaged (void **state)
   try_undo (0, "", 4);
 }
 
-/* What it says to have been dropped was not. */
+/* Larger than L1 and than a table. */
+static void
+test_large_record (void **state)
+{
+  static const uint64_t places[] = { AT_L1, AT_L1 + FORMAT_SECTOR,
+                                     TABLE + 7 * FORMAT_SECTOR };
+  unsigned i;
+
+  for (i = 0; i < sizeof places / sizeof places[0]; i++) {
+    setup (state);
+    append_record (places[i], 2 * CLUSTER);
+    try_undo (places[i] == AT_L1 ? 0 : -EBADMSG, "", DROPS);
+  }
+}
+
+static void
+test_no_records (void **state)
+{
+  (void) state;
+  poke_file64 (undo, UNDO_AT_END, UNDO_HEADER);
+  try_undo (0, "", 0);
+}
+
+/* What can't be put back, as it is damaged, is told before what needn't. */
+static void
+test_damaged_and_used (void **state)
+{
+  struct qed_image *image = start ();
+
+  (void) state;
+  write_cluster (image, 3 * CLUSTER);
+  assert_int_equal (qed_close (image), 0);
+  move_record (RECORD_TABLE + UNDO_RECORD_BYTES + FORMAT_SECTOR, DATA);
+  try_undo (-EBADMSG, "only a part was put back", 3);
+}
+
+/* What it says to have been dropped was not: no repair at open does so. */
 static void
 test_not_dropped (void **state)
 {
   (void) state;
   poke_file64 (undo, UNDO_AT_LENGTH, NEAR + CLUSTER);
   try_undo (0, "", 4);
+  setup (state);
+  poke_file64 (undo, RECORD_L1 + UNDO_RECORD_BYTES + 8 * 4, FAR + 1);
+  seal_record (RECORD_L1);
+  poke_file64 (undo, RECORD_TABLE + UNDO_RECORD_BYTES + 8 * 5, FAR + 1);
+  seal_record (RECORD_TABLE);
+  try_undo (0, "", 3);
 }
 
 #define TEST(f) cmocka_unit_test_setup (f, setup)
@@ -342,6 +406,9 @@ main (void)
     TEST (test_grown),
     TEST (test_other_image),
     TEST (test_damaged),
+    TEST (test_large_record),
+    TEST (test_no_records),
+    TEST (test_damaged_and_used),
     TEST (test_not_dropped),
   };
   int r;

@@ -455,6 +455,43 @@ test_used_undone (void **state)
   expect_used (used, BYTES);
 }
 
+/* The same where what the repair left is not known. */
+static void
+test_used_undone_killed (void **state)
+{
+  static unsigned char used[BYTES];
+  unsigned i;
+
+  (void) state;
+  setup_killed ();
+  for (i = 0; i < 2; i++) {
+    assert_int_equal (qed_undo (undo, &options, NULL), 0);
+    expect_before ();
+  }
+  memcpy (used, before, BYTES);
+  format_put64 (used + 2 * CLUSTER + 8, 0);
+  poke_file64 (path, 2 * CLUSTER + 8, 0);
+  expect_used (used, BYTES);
+}
+
+/* And once it is repaired again, as by a copy. */
+static void
+test_used_repaired (void **state)
+{
+  static unsigned char used[sizeof after];
+
+  (void) state;
+  assert_true (after_bytes != BYTES);
+  assert_int_equal (qed_undo (undo, &options, NULL), 0);
+  memcpy (used, after, after_bytes);
+  format_put64 (used + 2 * CLUSTER + 8, 0);
+  store_file (path, used, after_bytes);
+  expect_used (used, after_bytes);
+  store_file (path, after, after_bytes);
+  assert_int_equal (qed_undo (undo, &options, NULL), 0);
+  expect_before ();
+}
+
 #define TEST(f) cmocka_unit_test_setup (f, setup)
 
 int
@@ -471,6 +508,8 @@ main (void)
     TEST (test_used),
     TEST (test_grown),
     TEST (test_used_undone),
+    TEST (test_used_undone_killed),
+    TEST (test_used_repaired),
   };
 
   return cmocka_run_group_tests (tests, setup_all, teardown_all);
