@@ -111,12 +111,12 @@ start '{"command":"check","rate":1}'
 SECONDS=0
 ask '{"command":"check","action":"cancel"}'
 wait $starter
-if [ $SECONDS -gt 3 ]; then fail "cancel took $SECONDS seconds"; fi
+if [ $SECONDS -gt 20 ]; then fail "cancel took $SECONDS seconds"; fi
 start '{"command":"check","rate":1,"data":true}'
 SECONDS=0
 ask '{"command":"check","action":"continue","rate":0}' '.running.rate == 0'
 wait $starter
-if [ $SECONDS -gt 5 ]; then fail "it went on after $SECONDS seconds"; fi
+if [ $SECONDS -gt 20 ]; then fail "it went on after $SECONDS seconds"; fi
 cp started reply
 holds '.result | .corruptions == 0 and ."allocated-clusters" == 65' "continued"
 
@@ -132,7 +132,7 @@ json '.images[0]."last-check".verdict == "clean"'
 start '{"command":"check","rate":1}'
 SECONDS=0
 stop_nbdkit pid
-if [ $SECONDS -gt 5 ]; then fail "its end took $SECONDS seconds"; fi
+if [ $SECONDS -gt 20 ]; then fail "its end took $SECONDS seconds"; fi
 wait $starter
 cp started reply
 holds '.error.code == "canceled"' "at the end"
@@ -142,7 +142,7 @@ start '{"command":"check","action":"start","rate":1}'
 ask '{"command":"check","action":"pause"}'
 SECONDS=0
 stop_nbdkit pid
-if [ $SECONDS -gt 5 ]; then fail "its end took $SECONDS seconds"; fi
+if [ $SECONDS -gt 20 ]; then fail "its end took $SECONDS seconds"; fi
 wait $starter || :
 qemu-img check -q big.qed
 rm big.qed

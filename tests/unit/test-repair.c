@@ -454,6 +454,34 @@ test_noise_names (void **state)
   expect_fill (1, 4);
 }
 
+/* A table that the file cuts, and of which two entries name itself: they go,
+ * what else it names is copied.
+ */
+static void
+test_self_in_cut_table (void **state)
+{
+  const uint64_t cut = 11 * CLUSTER, span = 2048 * CLUSTER;
+
+  (void) state;
+  make_image (4, 64 << 20, 13);
+  fill (9, 9);
+  fill (10, 10);
+  poke (l1, 5 * CLUSTER);
+  poke (5 * CLUSTER, 9 * CLUSTER);
+  poke (l1 + 8, cut);
+  poke (cut, 10 * CLUSTER);
+  poke (cut + 8, cut);
+  poke (cut + 16, cut + CLUSTER);
+  assert_int_equal (check_image (QED_REPAIR_ALL), 3);
+  assert_true (result.lost_bytes == span / 2 + 2 * CLUSTER);
+  assert_true (peek (l1 + 8) > cut);
+  assert_true (peek (peek (l1 + 8) + 8) == 0);
+  expect_fill (0, 9);
+  expect_fill (2048, 10);
+  assert_int_equal (check_image (QED_REPAIR_LEAKS), 0);
+  expect_fill (2048, 10);
+}
+
 /* A table that the file cuts lies where a cluster of data does: what its
  * entries beyond the end would be is data.
  */
@@ -617,6 +645,7 @@ main (void)
     cmocka_unit_test (test_lost_often),
     cmocka_unit_test (test_noise_in_table),
     cmocka_unit_test (test_noise_names),
+    cmocka_unit_test (test_self_in_cut_table),
     cmocka_unit_test (test_data_in_cut_table),
     cmocka_unit_test (test_lost_once),
     cmocka_unit_test (test_names),
