@@ -85,18 +85,30 @@ guest_reopened (void)
     sectors[i].now = sectors[i].disk;
 }
 
+/* How many bytes are the same from the first one on; n if all are. */
+static uint64_t
+run_length (const unsigned char *buf, uint64_t n)
+{
+  uint64_t i = 1;
+
+  if (memcmp (buf, buf + 1, n - 1) == 0)        /* quicker, and as a rule */
+    return n;
+  while (buf[i] == buf[0])
+    i++;
+  return i;
+}
+
 bool
 guest_allows (const unsigned char *buf, uint64_t at, uint64_t count,
               uint64_t *wrong)
 {
-  const struct sector *sector;
-  uint64_t i;
+  uint64_t i, n;
 
-  for (i = 0; i < count; i++) {
-    sector = &sectors[(at + i) / GUEST_SECTOR];
-    if (!has (&sector->now, buf[i]) ||
-        (i % GUEST_SECTOR > 0 && buf[i] != buf[i - 1])) {
-      *wrong = at + i;
+  for (i = 0; i < count; i += GUEST_SECTOR) {
+    n = has (&sectors[(at + i) / GUEST_SECTOR].now, buf[i])
+      ? run_length (buf + i, GUEST_SECTOR) : 0;
+    if (n < GUEST_SECTOR) {
+      *wrong = at + i + n;
       return false;
     }
   }

@@ -3,7 +3,8 @@
 /* What each sector of the guest's disk may read as: now, and from the disk
  * when the image is opened again.  A write that succeeded leaves one byte; one
  * that failed adds one to those that were possible; and what was not flushed
- * may be there or not.  One thread.
+ * may be there or not.  Offsets and counts are bytes, multiples of
+ * GUEST_SECTOR.  One thread.
  */
 
 #ifndef GUEST_H
