@@ -21,11 +21,12 @@ survey_of (struct tablewalk *walk)
     ((char *) walk - offsetof (struct survey, walk));
 }
 
+/* What can't be read is told wherever it is: it isn't known to be wrong. */
 void
 survey_report (struct survey *survey, const struct qed_problem *problem)
 {
   survey->whole = false;
-  if (!survey->quiet)
+  if (!survey->quiet || problem->code == QED_PROBLEM_TABLE_UNREADABLE)
     survey->found (survey, problem);
   else if (survey->suspect)
     survey->suspect (survey, problem);

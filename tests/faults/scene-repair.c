@@ -116,6 +116,34 @@ prepare_far (void)
   poke64 (IMAGE, AT_L1 + 8 * 3, end);
 }
 
+/* Nothing but a table that is cut off: it is the first thing that the repair
+ * changes.
+ */
+static void
+prepare_cut (void)
+{
+  uint64_t l2, end;
+
+  prepare_sound ();
+  l2 = peek64 (IMAGE, AT_L1);
+  end = length_of (IMAGE);
+  must (truncate (IMAGE, (off_t) (end + CLUSTER / 2)) == 0, IMAGE);
+  poke64 (IMAGE, end, peek64 (IMAGE, l2));
+  poke64 (IMAGE, l2, 0);
+  poke64 (IMAGE, AT_L1 + 8 * 3, end);
+  guest_wrote (0, CLUSTER, 0, 0, true);
+  guest_wrote (3 * TABLE_SPAN, CLUSTER, 1, 0, true);
+}
+
+/* Or an entry of it that names what is beyond the end. */
+static void
+prepare_cut_past_end (void)
+{
+  prepare_cut ();
+  poke64 (IMAGE, peek64 (IMAGE, AT_L1 + 8 * 3) + 8,
+          length_of (IMAGE) + 16 * CLUSTER - CLUSTER / 2);
+}
+
 /* ---- A closed image ---- */
 
 static void
@@ -327,6 +355,9 @@ const struct scene repair_scenes[] = {
   { "compact", prepare_leaks, act_repair, finish_repair, false },
   { "compact-tables", prepare_tables, act_repair, finish_repair, false },
   { "repair", prepare_damaged, act_repair, finish_repair, false },
+  { "repair-cut", prepare_cut, act_repair, finish_repair, false },
+  { "repair-cut-past-end", prepare_cut_past_end, act_repair, finish_repair,
+    false },
   { "repair-undone", prepare_damaged, act_repair, finish_undone, false },
   { "undo", prepare_undo, act_undo, finish_undone, false },
   { "undo-recovered", prepare_recovered, act_undo_recovered,
