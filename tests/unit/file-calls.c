@@ -84,9 +84,17 @@ REAL_AND_WRAP (ssize_t, pwritev, int fd, const struct iovec *iov, int n,
   return __real_pwritev (fd, iov, n, offset);
 }
 
+bool punches_blocks, are_devices, are_elsewhere;
+
 REAL_AND_WRAP (int, fallocate, int fd, int mode, off_t offset, off_t n)
 {
-  return is_due ("fallocate") ? -1 : __real_fallocate (fd, mode, offset, n);
+  if (is_due ("fallocate"))
+    return -1;
+  if (punches_blocks && (offset | n) % 4096 != 0) {
+    errno = EINVAL;
+    return -1;
+  }
+  return __real_fallocate (fd, mode, offset, n);
 }
 
 REAL_AND_WRAP (int, ftruncate, int fd, off_t length)
@@ -105,8 +113,6 @@ REAL_AND_WRAP (off_t, lseek, int fd, off_t offset, int whence)
     return errno != 0 ? -1 : offset;
   return __real_lseek (fd, offset, whence);
 }
-
-bool are_devices, are_elsewhere;
 
 REAL_AND_WRAP (int, fstat, int fd, struct stat *st)
 {
@@ -209,7 +215,7 @@ file_setup (void **state)
 
   (void) state;
   memset (&plan, 0, sizeof plan);
-  are_devices = are_elsewhere = false;
+  punches_blocks = are_devices = are_elsewhere = false;
   forget_message ();
   qed_options_init (&options);
   options.path = path;

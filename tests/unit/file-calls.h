@@ -32,6 +32,9 @@ void fail_next (const char *call, int error, unsigned skip, unsigned times);
 /* A lie: files are block devices, of 1 MiB. */
 extern bool are_devices;
 
+/* As a device does: a part of a block of 4096 bytes can't be a hole. */
+extern bool punches_blocks;
+
 /* As some file systems do: stat says another device than /proc. */
 extern bool are_elsewhere;
 

@@ -199,6 +199,27 @@ test_device_block (void **state)
   s->ops->close (s);
 }
 
+/* Zeros before and behind its blocks are written, which may fail. */
+static void
+test_device_edges (void **state)
+{
+  struct storage *s = open_file ();
+  uint64_t start, end;
+
+  (void) state;
+  s->fixed = punches_blocks = true;
+  assert_int_equal (s->ops->pwrite (s, noise, SIZE, 0), 0);
+  assert_int_equal (s->ops->pwrite (s, noise, SIZE, SIZE), 0);
+  fail_next ("pwrite", EIO, 0, 1);
+  assert_int_equal (s->ops->zero (s, 100, 2 * SIZE - 150), -EIO);
+  fail_next ("pwrite", EIO, 1, 1);
+  assert_int_equal (s->ops->zero (s, 100, 2 * SIZE - 150), -EIO);
+  assert_int_equal (s->ops->zero (s, 100, 2 * SIZE - 150), 0);
+  assert_int_equal (s->ops->next_data (s, 4096, &start, &end), 0);
+  assert_true (start == 2 * SIZE - 4096);
+  s->ops->close (s);
+}
+
 static void
 test_reserve (void **state)
 {
@@ -462,6 +483,7 @@ main (void)
     FILE_TEST (test_no_holes),
     FILE_TEST (test_holes),
     FILE_TEST (test_device_block),
+    FILE_TEST (test_device_edges),
     FILE_TEST (test_reserve),
     FILE_TEST (test_length),
     FILE_TEST (test_sync),

@@ -27,9 +27,9 @@
 #define CLUSTERS 16u
 #define BYTES (CLUSTERS * CLUSTER)
 #define AT_L1 CLUSTER
-#define TABLE (2 * CLUSTER)
-#define DATA (3 * CLUSTER)
-#define TABLE_SPAN (512 * CLUSTER)
+#define TABLE (3 * CLUSTER)
+#define DATA (5 * CLUSTER)
+#define TABLE_SPAN (1024 * CLUSTER)
 
 /* Entries beyond the end, those of the table in two sectors. */
 #define FAR (UINT64_C (1) << 30)
@@ -73,14 +73,16 @@ load (size_t *n)
 
 /* ---- The image ---- */
 
-/* Ten clusters of data from the disk's begin, but for the entries dropped. */
+/* Ten clusters of data from the disk's begin, but for the entries dropped.  The
+ * second half of L1 is zeros, and no hole.
+ */
 static void
 make_image (void)
 {
   const struct format_header header = {
-    .cluster_size = CLUSTER, .table_size = 1, .header_size = 1,
+    .cluster_size = CLUSTER, .table_size = 2, .header_size = 1,
     .features = QED_F_NEED_CHECK, .l1_table_offset = AT_L1,
-    .image_size = 16 << 20,
+    .image_size = 32 << 20,
   };
   unsigned char *buf = calloc (1, BYTES);
   unsigned i;
@@ -353,7 +355,7 @@ test_large_record (void **state)
 
   for (i = 0; i < sizeof places / sizeof places[0]; i++) {
     setup (state);
-    append_record (places[i], 2 * CLUSTER);
+    append_record (places[i], 3 * CLUSTER);
     try_undo (places[i] == AT_L1 ? 0 : -EBADMSG, "", DROPS);
   }
 }
