@@ -18,9 +18,11 @@
 #define WALKERS_SOCKET 32u
 
 /* So many problems are kept; the others are only counted, and a repair finds
- * them in its next round.
+ * them in its next round.  Wrong values of L2 entries leave room for what is
+ * to be mended before them.
  */
 #define PROBLEMS_MAX ((size_t) 1 << 18)
+#define VALUES_MAX (PROBLEMS_MAX / 2)
 
 struct looking {
   struct job job;
@@ -53,18 +55,35 @@ grow_list (void **list, size_t count, size_t *capacity, size_t size)
   return true;
 }
 
+/* Put it into one of the lists, unless that holds 'most' already. */
+static void
+list_problem (struct look *look, struct qed_problem **list, size_t *count,
+              size_t *capacity, size_t most, const struct qed_problem *problem)
+{
+  void *p = *list;
+
+  if (*count < most && grow_list (&p, *count, capacity, sizeof *problem)) {
+    *list = p;
+    (*list)[(*count)++] = *problem;
+    return;
+  }
+  look->more = true;
+  look->starved |= *count < most;
+}
+
+static bool
+is_value (enum qed_problem_code code)
+{
+  return code >= QED_PROBLEM_L2_PAST_END &&
+    code <= QED_PROBLEM_ENTRY_INTO_HEADER;
+}
+
 void
 look_add_problem (struct look *look, const struct qed_problem *problem)
 {
-  void *list = look->problems;
-
   look->counts[problem->code]++;
-  if (!grow_list (&list, look->count, &look->capacity, sizeof *problem))
-    look->more = true;
-  else {
-    look->problems = list;
-    look->problems[look->count++] = *problem;
-  }
+  list_problem (look, &look->problems, &look->count, &look->capacity,
+                is_value (problem->code) ? VALUES_MAX : PROBLEMS_MAX, problem);
 }
 
 /* Where tables or L1 are not as they should be, what they named may be in use
@@ -97,15 +116,9 @@ suspect (struct survey *survey, const struct qed_problem *problem)
 {
   struct look *look = ((struct looking *) ((char *) survey - offsetof
                                            (struct looking, survey)))->look;
-  void *list = look->suspects;
 
-  if (grow_list (&list, look->suspect_count, &look->suspect_capacity,
-                 sizeof *problem)) {
-    look->suspects = list;
-    look->suspects[look->suspect_count++] = *problem;
-  }
-  else
-    look->more = true;
+  list_problem (look, &look->suspects, &look->suspect_count,
+                &look->suspect_capacity, PROBLEMS_MAX, problem);
 }
 
 static int
@@ -529,7 +542,7 @@ look_run (struct look *look)
 
   free_tables (look);
   look->count = look->suspect_count = 0;
-  look->more = false;
+  look->more = look->starved = false;
   look->leaks_known = true;
   memset (look->counts, 0, sizeof look->counts);
   if (r == 0)
@@ -559,19 +572,8 @@ look_free (struct look *look)
 const struct walk_table *
 look_table_at (const struct look *look, uint64_t place)
 {
-  size_t low = 0, high = look->table_count, middle;
-  const struct walk_table *table;
-
-  while (low < high) {
-    middle = low + (high - low) / 2;
-    if (look->tables[middle].offset <= place)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  table = low > 0 ? &look->tables[low - 1] : NULL;
-  return table && place - table->offset < look->image->geometry.table_bytes
-    ? table : NULL;
+  return survey_find_table (&look->image->geometry, look->tables,
+                            look->table_count, place);
 }
 
 void

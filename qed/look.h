@@ -43,6 +43,7 @@ struct look {
   struct qed_problem *problems;
   size_t count, capacity;
   bool more;                    /* than there is room for */
+  bool starved;                 /* and that is because memory is short */
   bool losses_told;             /* all that a repair loses was told */
   uint64_t counts[QED_PROBLEM_CODES];
   uint64_t length;              /* of the file, then, or of what counts of

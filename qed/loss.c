@@ -11,18 +11,6 @@
 
 /* ---- What is what ---- */
 
-bool
-repair_is_wrong_entry (const struct look *look,
-                       const struct qed_problem *problem)
-{
-  const enum qed_problem_code code = problem->code;
-
-  (void) look;
-  return (code >= QED_PROBLEM_L1_PAST_END &&
-          code <= QED_PROBLEM_L1_INTO_HEADER) ||
-    (code >= QED_PROBLEM_L2_PAST_END && code <= QED_PROBLEM_ENTRY_INTO_TABLE);
-}
-
 /* Of a table with more that may be right than what can't be only a part was
  * overwritten.
  */
@@ -30,6 +18,31 @@ static bool
 is_noise (const struct walk_table *table)
 {
   return table->noise && table->wrong > table->valid;
+}
+
+/* Whether what an entry names as data, and L1 as a table, is data. */
+static bool
+is_data (const struct walk_table *table)
+{
+  return table->claimed && (is_noise (table) || table->valid == 0);
+}
+
+/* What is data has no entries: it waits to be unlinked, though there may be no
+ * room to list the problem that says so.
+ */
+bool
+repair_is_wrong_entry (const struct look *look,
+                       const struct qed_problem *problem)
+{
+  const enum qed_problem_code code = problem->code;
+  const struct walk_table *table;
+
+  if (code >= QED_PROBLEM_L1_PAST_END && code <= QED_PROBLEM_L1_INTO_HEADER)
+    return true;
+  if (code < QED_PROBLEM_L2_PAST_END || code > QED_PROBLEM_ENTRY_INTO_TABLE)
+    return false;
+  table = look_table_at (look, problem->where);
+  return table == NULL || !is_data (table);
 }
 
 /* Of two tables that overlap, the one that holds noise, if the other does
@@ -60,7 +73,7 @@ repair_wrong_table (const struct look *look,
   if (problem->code != QED_PROBLEM_ENTRY_INTO_TABLE)
     return NULL;
   table = look_table_at (look, problem->value);
-  return table && (is_noise (table) || table->valid == 0) ? table : NULL;
+  return table && is_data (table) ? table : NULL;
 }
 
 bool

@@ -431,11 +431,20 @@ mend_all (struct look *look, const struct mending *mending,
   return r == 0 ? repair_settle (look) : r;
 }
 
+/* What isn't known can't be minded. */
 static int
-all_readable (const struct look *look, int r)
+all_known (const struct look *look, int r)
 {
-  if (r < 0 || look->counts[QED_PROBLEM_TABLE_UNREADABLE] == 0)
+  if (r < 0)
     return r;
+  if (look->starved) {
+    log_error (&look->image->options.log, "%s: there is too little memory to "
+               "list what is wrong, so nothing more is repaired: run it again "
+               "where there is more", look->image->path);
+    return -ENOMEM;
+  }
+  if (look->counts[QED_PROBLEM_TABLE_UNREADABLE] == 0)
+    return 0;
   log_error (&look->image->options.log, "%s: some tables can't be read, so "
              "nothing is repaired: copy the file to sound storage first",
              look->image->path);
@@ -449,7 +458,7 @@ repair_mend (struct look *look, struct qed_check_result *result)
   unsigned round = 0;
   int r = 0;
 
-  while ((r = all_readable (look, r)) == 0 &&
+  while ((r = all_known (look, r)) == 0 &&
          (mending = choose_mending (look)) != NULL) {
     if (round++ == ROUNDS_MAX) {
       log_error (&look->image->options.log, "%s: after %u rounds of repair "

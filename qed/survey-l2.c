@@ -45,6 +45,18 @@ report_l2 (struct survey *survey, struct walk_table *table,
   survey_report (survey, &problem);
 }
 
+/* A table that data may be taken for. */
+static void
+claim_table (struct survey *survey, uint64_t entry)
+{
+  struct walk_table *table =
+    survey_find_table (&survey->image->geometry, survey->tables.list,
+                       survey->tables.count, entry);
+
+  if (table)
+    table->claimed = true;
+}
+
 /* An entry that names a cluster that is in use already. */
 static int
 clash (struct survey *survey, struct walk_table *table, uint64_t index,
@@ -57,6 +69,8 @@ clash (struct survey *survey, struct walk_table *table, uint64_t index,
   if (bitmap_test (&survey->space->tables, cluster)) {
     code = QED_PROBLEM_ENTRY_INTO_TABLE;
     table->valid--;
+    if (!survey->quiet)
+      claim_table (survey, entry);
   }
   else {
     survey->clashes += !survey->quiet;

@@ -34,6 +34,23 @@ survey_report (struct survey *survey, const struct qed_problem *problem)
 
 /* ---- Where an entry belongs ---- */
 
+struct walk_table *
+survey_find_table (const struct format_geometry *g, struct walk_table *list,
+                   size_t count, uint64_t place)
+{
+  size_t low = 0, high = count, middle;
+
+  while (low < high) {
+    middle = low + (high - low) / 2;
+    if (list[middle].offset <= place)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low > 0 && place - list[low - 1].offset < g->table_bytes
+    ? &list[low - 1] : NULL;
+}
+
 uint64_t
 survey_guest (const struct survey *survey, uint64_t l1_index, uint64_t index)
 {

@@ -63,6 +63,13 @@ struct survey {
   const struct bitmap *wanted;  /* naming: who refers to these clusters */
 };
 
+/* The table of a list in order of offsets that a place in the file belongs to;
+ * or NULL.
+ */
+struct walk_table *survey_find_table (const struct format_geometry *g,
+                                      struct walk_table *list, size_t count,
+                                      uint64_t place);
+
 int survey_init (struct survey *survey);
 void survey_destroy (struct survey *survey);
 

@@ -30,6 +30,7 @@ struct walk_table {
   uint64_t valid, wrong;        /* entries, without those that are 0 */
   bool noise;                   /* a page has many wrong ones, and fewer
                                  * others */
+  bool claimed;                 /* an entry names a cluster of it as data */
   bool told;                    /* that it is lost */
 };
 

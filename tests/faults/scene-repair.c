@@ -53,21 +53,28 @@ prepare_leaks (void)
   keep_original ();
 }
 
+static void
+make_image_with_tables (uint32_t clusters)
+{
+  struct qed_create_options options;
+
+  qed_create_options_init (&options);
+  options.path = IMAGE;
+  options.size = GUEST_BYTES;
+  options.cluster_size = CLUSTER;
+  options.table_size = clusters;
+  must (qed_create (&options) == 0, "create");
+}
+
 /* Tables of two clusters behind gaps of one, so that what fills the gaps has to
  * make room for tables.
  */
 static void
 prepare_tables (void)
 {
-  struct qed_create_options options;
   uint64_t l2, i;
 
-  qed_create_options_init (&options);
-  options.path = IMAGE;
-  options.size = GUEST_BYTES;
-  options.cluster_size = CLUSTER;
-  options.table_size = 2;
-  must (qed_create (&options) == 0, "create");
+  make_image_with_tables (2);
   fill (IMAGE, (struct op[]) {
       { QED_OP_WRITE, 0, 96 * KIB, 1, 0 },
       { QED_OP_WRITE, 2 * TABLE_SPAN, 8 * KIB, 2, 0 },
@@ -117,7 +124,7 @@ prepare_far (void)
 }
 
 /* Nothing but a table that is cut off: it is the first thing that the repair
- * changes.
+ * changes.  So with the others below.
  */
 static void
 prepare_cut (void)
@@ -135,13 +142,73 @@ prepare_cut (void)
   guest_wrote (3 * TABLE_SPAN, CLUSTER, 1, 0, true);
 }
 
-/* Or an entry of it that names what is beyond the end. */
+/* An entry of it names what is beyond the end. */
 static void
 prepare_cut_past_end (void)
 {
   prepare_cut ();
   poke64 (IMAGE, peek64 (IMAGE, AT_L1 + 8 * 3) + 8,
           length_of (IMAGE) + 16 * CLUSTER - CLUSTER / 2);
+}
+
+/* A table of two clusters, whose second is the first of another. */
+static void
+prepare_overlap (void)
+{
+  uint64_t l2, end, data;
+
+  make_image_with_tables (2);
+  fill (IMAGE, (struct op[]) { { QED_OP_WRITE, 0, 64 * KIB, 1, 0 }, END });
+  l2 = peek64 (IMAGE, AT_L1);
+  end = length_of (IMAGE);
+  data = peek64 (IMAGE, l2);
+  must (truncate (IMAGE, (off_t) (end + 3 * CLUSTER)) == 0, IMAGE);
+  poke64 (IMAGE, end + CLUSTER, data);
+  poke64 (IMAGE, end + 8 * 3, peek64 (IMAGE, l2 + 8 * 3));
+  poke64 (IMAGE, AT_L1, end);
+  poke64 (IMAGE, AT_L1 + 8, end + CLUSTER);
+  guest_wrote (0, 64 * KIB, 0, 0, true);
+  guest_wrote (3 * CLUSTER, CLUSTER, 1, 0, true);
+  guest_wrote (TABLE_SPAN, CLUSTER, 1, 0, true);
+  guest_wrote (2 * TABLE_SPAN, CLUSTER, 1, 0, true);
+}
+
+/* Two L1 entries name a table. */
+static void
+prepare_twins (void)
+{
+  prepare_sound ();
+  poke64 (IMAGE, AT_L1 + 8 * 2, peek64 (IMAGE, AT_L1 + 8));
+  guest_wrote (2 * TABLE_SPAN, 8 * KIB, 2, 0, true);
+}
+
+/* Two entries name a cluster. */
+static void
+prepare_shared (void)
+{
+  uint64_t l2;
+
+  prepare_sound ();
+  l2 = peek64 (IMAGE, AT_L1);
+  poke64 (IMAGE, l2 + 8 * 22, peek64 (IMAGE, l2));
+  guest_wrote (22 * CLUSTER, CLUSTER, 1, 0, true);
+}
+
+/* An L1 entry names a cluster of data, which can't be a table. */
+static void
+prepare_noise (void)
+{
+  prepare_sound ();
+  poke64 (IMAGE, AT_L1 + 8 * 3,
+          peek64 (IMAGE, peek64 (IMAGE, AT_L1) + 8 * 32));
+}
+
+/* An entry names a table. */
+static void
+prepare_into_table (void)
+{
+  prepare_sound ();
+  poke64 (IMAGE, peek64 (IMAGE, AT_L1) + 8 * 22, peek64 (IMAGE, AT_L1 + 8));
 }
 
 /* ---- A closed image ---- */
@@ -349,15 +416,23 @@ act_look_online (void)
   finish_image (image, IMAGE);
 }
 
+#define CLOSED_AND_SERVED(damage, prepare) \
+  { "repair-" damage, prepare, act_repair, finish_repair, false }, \
+  { "online-" damage, prepare, act_online, finish_repair, false }
+
 const struct scene repair_scenes[] = {
   { "check", prepare_damaged, act_check, finish_repair, false },
   { "check-far", prepare_far, act_check, finish_repair, false },
   { "compact", prepare_leaks, act_repair, finish_repair, false },
   { "compact-tables", prepare_tables, act_repair, finish_repair, false },
   { "repair", prepare_damaged, act_repair, finish_repair, false },
-  { "repair-cut", prepare_cut, act_repair, finish_repair, false },
-  { "repair-cut-past-end", prepare_cut_past_end, act_repair, finish_repair,
-    false },
+  CLOSED_AND_SERVED ("cut", prepare_cut),
+  CLOSED_AND_SERVED ("cut-past-end", prepare_cut_past_end),
+  CLOSED_AND_SERVED ("overlap", prepare_overlap),
+  CLOSED_AND_SERVED ("twins", prepare_twins),
+  CLOSED_AND_SERVED ("shared", prepare_shared),
+  CLOSED_AND_SERVED ("noise", prepare_noise),
+  CLOSED_AND_SERVED ("into-table", prepare_into_table),
   { "repair-undone", prepare_damaged, act_repair, finish_undone, false },
   { "undo", prepare_undo, act_undo, finish_undone, false },
   { "undo-recovered", prepare_recovered, act_undo_recovered,

@@ -546,6 +546,33 @@ test_lost_once (void **state)
   assert_true (result.lost_bytes == TABLES * ENTRIES * CLUSTER);
 }
 
+/* L1 names clusters of data, as an old copy of it does: more wrong entries than
+ * can be listed, before it is known that these tables are none.
+ */
+static void
+test_data_as_tables (void **state)
+{
+  enum { TABLE = 16, TABLES = 36 };
+  const uint64_t first = 1 + TABLE, n = TABLES * TABLE, table = first + n;
+  uint64_t i;
+
+  (void) state;
+  make_image (TABLE, UINT64_C (4) << 30, table + TABLE);
+  poke (l1, table * CLUSTER);
+  for (i = 0; i < n; i++) {
+    fill (first + i, i);
+    poke (table * CLUSTER + 8 * i, (first + i) * CLUSTER);
+  }
+  for (i = 0; i < TABLES; i++)
+    poke (l1 + 8 * (i + 1), (first + i * TABLE) * CLUSTER);
+  assert_int_equal (check_image (QED_REPAIR_ALL), 0);
+  assert_true (peek (l1) == table * CLUSTER);
+  for (i = 0; i < n; i++)
+    expect_fill (i, i);
+  for (i = 0; i < TABLES; i++)
+    assert_true (peek (l1 + 8 * (i + 1)) == 0);
+}
+
 static void
 test_names (void **state)
 {
@@ -648,6 +675,7 @@ main (void)
     cmocka_unit_test (test_self_in_cut_table),
     cmocka_unit_test (test_data_in_cut_table),
     cmocka_unit_test (test_lost_once),
+    cmocka_unit_test (test_data_as_tables),
     cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),
     cmocka_unit_test (test_l1_far),
