@@ -140,6 +140,7 @@ prepare_cut (void)
   poke64 (IMAGE, AT_L1 + 8 * 3, end);
   guest_wrote (0, CLUSTER, 0, 0, true);
   guest_wrote (3 * TABLE_SPAN, CLUSTER, 1, 0, true);
+  keep_original ();
 }
 
 /* An entry of it names what is beyond the end. */
@@ -149,6 +150,7 @@ prepare_cut_past_end (void)
   prepare_cut ();
   poke64 (IMAGE, peek64 (IMAGE, AT_L1 + 8 * 3) + 8,
           length_of (IMAGE) + 16 * CLUSTER - CLUSTER / 2);
+  keep_original ();
 }
 
 /* A table of two clusters, whose second is the first of another. */
@@ -171,6 +173,7 @@ prepare_overlap (void)
   guest_wrote (3 * CLUSTER, CLUSTER, 1, 0, true);
   guest_wrote (TABLE_SPAN, CLUSTER, 1, 0, true);
   guest_wrote (2 * TABLE_SPAN, CLUSTER, 1, 0, true);
+  keep_original ();
 }
 
 /* Two L1 entries name a table. */
@@ -180,6 +183,7 @@ prepare_twins (void)
   prepare_sound ();
   poke64 (IMAGE, AT_L1 + 8 * 2, peek64 (IMAGE, AT_L1 + 8));
   guest_wrote (2 * TABLE_SPAN, 8 * KIB, 2, 0, true);
+  keep_original ();
 }
 
 /* Two entries name a cluster. */
@@ -192,6 +196,7 @@ prepare_shared (void)
   l2 = peek64 (IMAGE, AT_L1);
   poke64 (IMAGE, l2 + 8 * 22, peek64 (IMAGE, l2));
   guest_wrote (22 * CLUSTER, CLUSTER, 1, 0, true);
+  keep_original ();
 }
 
 /* An L1 entry names a cluster of data, which can't be a table. */
@@ -201,6 +206,7 @@ prepare_noise (void)
   prepare_sound ();
   poke64 (IMAGE, AT_L1 + 8 * 3,
           peek64 (IMAGE, peek64 (IMAGE, AT_L1) + 8 * 32));
+  keep_original ();
 }
 
 /* An entry names a table. */
@@ -209,6 +215,7 @@ prepare_into_table (void)
 {
   prepare_sound ();
   poke64 (IMAGE, peek64 (IMAGE, AT_L1) + 8 * 22, peek64 (IMAGE, AT_L1 + 8));
+  keep_original ();
 }
 
 /* ---- A closed image ---- */
@@ -418,7 +425,8 @@ act_look_online (void)
 
 #define CLOSED_AND_SERVED(damage, prepare) \
   { "repair-" damage, prepare, act_repair, finish_repair, false }, \
-  { "online-" damage, prepare, act_online, finish_repair, false }
+  { "online-" damage, prepare, act_online, finish_repair, false }, \
+  { "undone-" damage, prepare, act_repair, finish_undone, false }
 
 const struct scene repair_scenes[] = {
   { "check", prepare_damaged, act_check, finish_repair, false },
