@@ -278,9 +278,42 @@ tell_loss (struct look *look, const struct qed_problem *problem,
     loss_of_crowded (look, problem, result);
   else if (repair_is_of_table (look, problem) &&
            (table = repair_set_apart (look, problem)) != NULL) {
-    if (table->valid == 0)
+    if (table->valid == 0 && !table->claims)
       loss_of_table (look, table, result);
     loss_of_missing (look, table, result);
+  }
+}
+
+/* What is wrong with a table that was set apart, and no longer will be when
+ * another table is unlinked, which is none.
+ */
+static void
+tell_suspect (struct look *look, const struct qed_problem *suspect,
+              struct qed_check_result *result)
+{
+  if (repair_is_no_table (look, suspect))
+    tell_loss (look, suspect, result);
+  else
+    loss_tell (look, suspect->guest, suspect->guest_bytes, result);
+}
+
+/* Those that have such entries. */
+static void
+note_claims (struct look *look)
+{
+  const struct format_geometry *g = &look->image->geometry;
+  struct qed_problem of_l1 = { 0 };
+  const struct walk_table *table;
+  size_t i;
+
+  for (i = 0; i < look->suspect_count; i++) {
+    if (!repair_is_no_table (look, &look->suspects[i]))
+      continue;
+    of_l1.where = g->l1_offset +
+      (look->suspects[i].guest >> (g->cluster_bits + g->entries_bits)) * 8;
+    table = repair_set_apart (look, &of_l1);
+    if (table)
+      look->doubtful[table - look->doubtful].claims = true;
   }
 }
 
@@ -296,10 +329,10 @@ repair_tell_losses (struct look *look, struct qed_check_result *result)
 
   if (look->more && options->repair == QED_REPAIR_ALL && !options->dry_run)
     return;
+  note_claims (look);
   for (i = 0; i < look->count; i++)
     tell_loss (look, &look->problems[i], result);
   for (i = 0; i < look->suspect_count; i++)
-    loss_tell (look, look->suspects[i].guest, look->suspects[i].guest_bytes,
-               result);
+    tell_suspect (look, &look->suspects[i], result);
   look->losses_told = !look->more;
 }

@@ -339,6 +339,7 @@ static const struct mending {
 } mendings[] = {
   { repair_is_noise,    unlink_table,   "the table would be unlinked", false },
   { repair_is_no_table, unlink_table,   "the table would be unlinked", false },
+  { repair_is_no_table, unlink_table,   NULL,                          true },
   { repair_is_wrong_entry, repair_drop_entry, "would be set to unallocated",
                                                                        false },
   { repair_is_bare_table, repair_drop_table, "would be unlinked",      false },

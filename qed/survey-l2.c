@@ -69,8 +69,7 @@ clash (struct survey *survey, struct walk_table *table, uint64_t index,
   if (bitmap_test (&survey->space->tables, cluster)) {
     code = QED_PROBLEM_ENTRY_INTO_TABLE;
     table->valid--;
-    if (!survey->quiet)
-      claim_table (survey, entry);
+    claim_table (survey, entry);
   }
   else {
     survey->clashes += !survey->quiet;

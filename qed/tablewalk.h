@@ -31,6 +31,7 @@ struct walk_table {
   bool noise;                   /* a page has many wrong ones, and fewer
                                  * others */
   bool claimed;                 /* an entry names a cluster of it as data */
+  bool claims;                  /* it names what only seems to be a table */
   bool told;                    /* that it is lost */
 };
 

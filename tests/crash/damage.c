@@ -167,6 +167,40 @@ plant_overlap (struct disk *disk)
   return true;
 }
 
+/* Of old tables some entries would seem to be right. */
+static bool
+has_stamps_only (const struct disk *disk, uint64_t cluster)
+{
+  const unsigned char *data;
+  uint64_t s;
+
+  for (s = 0; s < damaging->walk->cluster_size / SECTOR; s++) {
+    data = disk_sector (disk, cluster / SECTOR + s);
+    if (data && !stamp_is_one (data))
+      return false;
+  }
+  return true;
+}
+
+/* L1 names data as a table, which it can't be. */
+static bool
+plant_data_table (struct disk *disk)
+{
+  const struct walk *walk = damaging->walk;
+  const struct walk_entry *entry = draw_data ();
+  uint64_t to = draw_table (disk, false), i;
+
+  if (entry == NULL || to == UINT64_MAX ||
+      walk->table_bytes > walk->cluster_size ||
+      entry->offset + walk->cluster_size > disk_length (disk) ||
+      !has_stamps_only (disk, entry->offset))
+    return false;
+  poke64 (disk, walk->l1_offset + to * 8, entry->offset);
+  for (i = 0; i < per_table (); i += per_table () / 64 + 1)
+    damaging->expect (to * per_table () + i, to * per_table () + i);
+  return true;
+}
+
 static bool
 plant_leak (struct disk *disk)
 {
@@ -236,7 +270,7 @@ static const struct {
 } damages[] = {
   { "shared", plant_shared }, { "wrong", plant_wrong },
   { "shared-table", plant_shared_table }, { "overlap", plant_overlap },
-  { "leak", plant_leak },
+  { "data-table", plant_data_table }, { "leak", plant_leak },
 };
 
 void

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* Damage for repairs: references to what another one has, entries that can't be
- * right, tables that overlap or that the file cuts, leaks.  It takes nothing
+ * right, tables that overlap, that the file cuts or that are data, leaks.  It takes nothing
  * from what was there.
  */
 

@@ -546,6 +546,30 @@ test_lost_once (void **state)
   assert_true (result.lost_bytes == TABLES * ENTRIES * CLUSTER);
 }
 
+/* A table that another one overlaps, and that is set apart therefore, names
+ * data that L1 names as a table: no other entry does.
+ */
+static void
+test_data_of_overlapped (void **state)
+{
+  (void) state;
+  make_image (2, 64 << 20, 10);
+  fill (7, 7);
+  fill (8, 8);
+  poke (l1, 5 * CLUSTER);
+  poke (6 * CLUSTER, 7 * CLUSTER);
+  poke (6 * CLUSTER + 8, 8 * CLUSTER);
+  poke (l1 + 8, 4 * CLUSTER);
+  poke (l1 + 16, 7 * CLUSTER);
+  assert_int_equal (check_image (QED_REPAIR_NONE), 2);
+  assert_true (result.lost_bytes == 1024 * CLUSTER);
+  assert_int_equal (check_image (QED_REPAIR_ALL), 3);
+  assert_true (result.lost_bytes == 1024 * CLUSTER);
+  assert_true (peek (l1 + 16) == 0);
+  expect_fill (512, 7);
+  expect_fill (513, 8);
+}
+
 /* L1 names clusters of data, as an old copy of it does: more wrong entries than
  * can be listed, before it is known that these tables are none.
  */
@@ -675,6 +699,7 @@ main (void)
     cmocka_unit_test (test_self_in_cut_table),
     cmocka_unit_test (test_data_in_cut_table),
     cmocka_unit_test (test_lost_once),
+    cmocka_unit_test (test_data_of_overlapped),
     cmocka_unit_test (test_data_as_tables),
     cmocka_unit_test (test_names),
     cmocka_unit_test (test_many_shared),
