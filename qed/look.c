@@ -22,7 +22,7 @@
  * to be mended before them.
  */
 #define PROBLEMS_MAX ((size_t) 1 << 18)
-#define VALUES_MAX (PROBLEMS_MAX / 2)
+#define VALUES_MAX (PROBLEMS_MAX / 8 * 7)
 
 struct looking {
   struct job job;
