@@ -454,8 +454,8 @@ test_noise_names (void **state)
   expect_fill (1, 4);
 }
 
-/* A table that the file cuts, and of which two entries name itself: they go,
- * what else it names is copied.
+/* A table that the file cuts, and of which two entries name itself and one
+ * names another table: they go, what else it names is copied.
  */
 static void
 test_self_in_cut_table (void **state)
@@ -472,8 +472,9 @@ test_self_in_cut_table (void **state)
   poke (cut, 10 * CLUSTER);
   poke (cut + 8, cut);
   poke (cut + 16, cut + CLUSTER);
+  poke (cut + 24, 6 * CLUSTER);
   assert_int_equal (check_image (QED_REPAIR_ALL), 3);
-  assert_true (result.lost_bytes == span / 2 + 2 * CLUSTER);
+  assert_true (result.lost_bytes == span / 2 + 3 * CLUSTER);
   assert_true (peek (l1 + 8) > cut);
   assert_true (peek (peek (l1 + 8) + 8) == 0);
   expect_fill (0, 9);

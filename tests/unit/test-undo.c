@@ -492,6 +492,40 @@ test_used_repaired (void **state)
   expect_before ();
 }
 
+/* Leaks were closed by moving data there, and that was overwritten in place:
+ * no table tells.
+ */
+static void
+test_used_moved (void **state)
+{
+  static unsigned char leaky[BYTES], used[sizeof after];
+  struct qed_check_options check;
+  struct qed_check_result result;
+  size_t n;
+
+  (void) state;
+  memcpy (leaky, before, BYTES);
+  memset (leaky + CLUSTER + 8, 0, CLUSTER - 8);
+  memset (leaky + 2 * CLUSTER + 6 * 8, 0, CLUSTER - 6 * 8);
+  store_file (path, leaky, BYTES);
+  unlink (undo);
+  qed_check_options_init (&check);
+  check.repair = QED_REPAIR_LEAKS;
+  check.undo = undo;
+  assert_int_equal (qed_check (&options, &check, &result), 0);
+  assert_true (peek_file64 (path, 2 * CLUSTER + 8 * 5) < 13 * CLUSTER);
+  n = load (path, used, sizeof used);
+  used[3 * CLUSTER + 5] ^= 0x80;
+  poke_file (path, 3 * CLUSTER + 5, &used[3 * CLUSTER + 5], 1);
+  expect_used (used, n);
+  assert_non_null (strstr (said, "other content at"));
+  used[3 * CLUSTER + 5] ^= 0x80;
+  poke_file (path, 3 * CLUSTER + 5, &used[3 * CLUSTER + 5], 1);
+  assert_int_equal (qed_undo (undo, &options, NULL), 0);
+  assert_int_equal (load (path, used, sizeof used), BYTES);
+  assert_memory_equal (used, leaky, BYTES);
+}
+
 #define TEST(f) cmocka_unit_test_setup (f, setup)
 
 int
@@ -510,6 +544,7 @@ main (void)
     TEST (test_used_undone),
     TEST (test_used_undone_killed),
     TEST (test_used_repaired),
+    TEST (test_used_moved),
   };
 
   return cmocka_run_group_tests (tests, setup_all, teardown_all);
