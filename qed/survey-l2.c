@@ -45,7 +45,7 @@ report_l2 (struct survey *survey, struct walk_table *table,
   survey_report (survey, &problem);
 }
 
-/* A table that data may be taken for. */
+/* What seems to be a table there may be data. */
 static void
 claim_table (struct survey *survey, uint64_t entry)
 {
