@@ -44,7 +44,8 @@
 #include "sim.h"
 
 #define STATES_DEFAULT 2000u
-#define SELF_TEST_STATES 40000u /* within so many it must be noticed */
+#define SELF_TEST_STATES 4000u  /* within so many, a small part of a campaign,
+                                 * it must be noticed */
 #define REPAIR_SEEDS 4u         /* one in so many seeds is repaired, too */
 #define ALL_STEPS_STATES 1000u  /* after so many each step met a crash */
 #define COMMITS 4u              /* one in so many lives is of that kind */

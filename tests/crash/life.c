@@ -334,6 +334,7 @@ serve (struct random *random)
   life.image = workload.image;
   life.dirty_since = -1;
   workload_run (&workload);
+  judge_dirty (false);
   life.image = NULL;
   if (!qed_writable (workload.image) && !sim_storage_sync_failed)
     sim_violation ("a good image is refused for writing");

@@ -14,6 +14,10 @@
 #include "stamp.h"
 #include "workload.h"
 
+#define QUIET 8u                /* one in so many sessions ends like that: */
+#define QUIET_SECONDS 100.      /* nobody asks for anything, and all timers
+                                 * have fired */
+
 struct caller {
   struct workload *workload;
   struct random stream;
@@ -315,17 +319,23 @@ do_flush (struct caller *caller)
     sim_violation ("a flush failed: %s", strerror (-r));
 }
 
+static void
+wait_for (const void *who, double seconds)
+{
+  double until = sim_now () + seconds;
+
+  sim_trace ("idle");
+  while (sim_now () < until)
+    fiber_wait (who, until);
+}
+
 /* Long enough that timers fire. */
 static void
 do_idle (struct caller *caller)
 {
   uint64_t most = random_one_in (&caller->random, 8) ? 100000 : 8000;
-  double until = sim_now () +
-    (double) random_below (&caller->random, most) / 1e3;
 
-  sim_trace ("idle");
-  while (sim_now () < until)
-    fiber_wait (caller, until);
+  wait_for (caller, (double) random_below (&caller->random, most) / 1e3);
 }
 
 /* ---- All of them ---- */
@@ -398,4 +408,6 @@ workload_run (struct workload *workload)
   }
   while (workload->callers > 0)
     fiber_wait (workload, FOREVER);
+  if (random_one_in (workload->random, QUIET))
+    wait_for (workload, QUIET_SECONDS);
 }
