@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -180,14 +181,16 @@ test_guard_other_thread (void **state)
   assert_true (guard_passed (&guards, mark));
 }
 
-static _Atomic bool got_in;
+static _Atomic bool begun, got_in;
 
 static void *
 enter_and_leave (void *arg)
 {
-  unsigned slot = guard_enter (&guards);
+  unsigned slot;
 
   (void) arg;
+  atomic_store (&begun, true);
+  slot = guard_enter (&guards);
   atomic_store (&got_in, true);
   guard_leave (&guards, slot);
   return NULL;
@@ -198,6 +201,7 @@ static void
 test_guard_slots (void **state)
 {
   unsigned slots[GUARD_SLOTS], i;
+  const struct timespec while_it_tries = { .tv_nsec = 20000000 };
   bool seen[GUARD_SLOTS] = { false };
   pthread_t thread;
 
@@ -208,10 +212,12 @@ test_guard_slots (void **state)
     assert_true (slots[i] < GUARD_SLOTS && !seen[slots[i]]);
     seen[slots[i]] = true;
   }
+  atomic_store (&begun, false);
   atomic_store (&got_in, false);
   assert_int_equal (pthread_create (&thread, NULL, enter_and_leave, NULL), 0);
-  for (i = 0; i < 100; i++)
+  while (!atomic_load (&begun))
     sched_yield ();
+  nanosleep (&while_it_tries, NULL);
   assert_false (atomic_load (&got_in));
   guard_leave (&guards, slots[77]);
   pthread_join (thread, NULL);
