@@ -133,6 +133,7 @@ ends_soon ()
 # Clients wait for a server that is dead.
 waiting_client ()
 {
+    rm -f client.out            # of the one before
     timeout 60 "$PYTHON" - "$uri" > client.out 2>&1 <<'END' &
 import nbd, sys
 h = nbd.NBD()
@@ -147,7 +148,7 @@ while True:
 END
     client_pid=$!
     for i in {1..100}; do
-        if grep -q asked client.out; then break; fi
+        if grep -qs asked client.out; then break; fi
         sleep 0.05
     done
     sleep 0.5

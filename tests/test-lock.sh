@@ -22,7 +22,7 @@ cp x.qed before
 # until let_go; wait until READY succeeds.
 hold ()
 {
-  rm -f input
+  rm -f input output            # of the one before
   mkfifo input
   "${@:2}" <input >output 2>&1 &
   held=$!
@@ -58,7 +58,7 @@ any_lock ()
 
 held_by_us ()
 {
-  grep -q '^held$' output
+  grep -qs '^held$' output
 }
 
 # we_refuse NAME: a writer of ours, in words and without a change.

@@ -54,6 +54,20 @@ gone ()
   fail "still there after $((n / 20)) seconds"
 }
 
+# wrote COUNT BYTES: wait until the client has, so often.
+wrote ()
+{
+  local i n
+
+  for i in {1..400}; do
+    n=$(grep -cs "wrote $2/" client.out || :)
+    if [ "${n:-0}" -ge $1 ]; then return; fi
+    sleep 0.05
+  done
+  cat client.out
+  fail "the client did not write $2 bytes $1 times"
+}
+
 # clean CLUSTERS: the image is, and as long as these need.
 clean ()
 {
@@ -141,17 +155,13 @@ print(s.getsockname()[1])' $family 2>err) || { cat err; continue; }
     if [ $family = 127.0.0.1 ]; then uri=nbd://$family:$port; fi
     exec 6<>/dev/tcp/$family/$port
   fi
-  rm -f input
+  rm -f input client.out        # of the family before
   mkfifo input
   qemu-io -t unsafe -f raw "$uri" <input >client.out 2>&1 6>&- &
   client=$!
   exec 5>input
   echo 'write -P 3 1M 64k' >&5
-  for i in {1..200}; do
-    if grep -q 'wrote 65536' client.out; then break; fi
-    sleep 0.05
-  done
-  grep -q 'wrote 65536' client.out
+  wrote 1 65536
   gone $(cat pid) -TERM
   exec 5>&- 6>&-
   wait $client || :
@@ -171,16 +181,12 @@ for n in {0..199}; do
 done >commands
 qemu-io -t unsafe -f raw "$uri" <commands >client.out 2>&1 &
 client=$!
-for i in {1..200}; do
-  if [ "$(grep -c 'wrote 98304' client.out)" -ge 20 ]; then break; fi
-  sleep 0.02
-done
+wrote 20 98304
 gone $(cat pid) -TERM
 wait $client || :
 client=
 stop_nbdkit pid
-n=$(grep -c 'wrote 98304' client.out || :)
-test $n -ge 20
+n=$(grep -c 'wrote 98304/' client.out)
 clean ""
 for ((i = 0; i < n; i++)); do
   set -- "$@" -c "read -P $((i + 1)) ${i}M 96k"
